@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The history of the tables, through Alembic: upgrade a database, or tell how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from relengq.errors import DatabaseUnavailable
+from relengq.models import Database
+
+_ONE_UPGRADE_AT_A_TIME = 0x72656C65
+"""PostgreSQL's advisory lock for upgrades ("rele"): hosts that start together take turns."""
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def head() -> str:
+    """The revision that this version of relengq needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise DatabaseUnavailable("The installation of relengq has no migrations.", hint="Install it again.")
+    return revision
+
+
+def current(database: Database) -> str | None:
+    """The revision of the database, or None when it has no tables yet. May raise DatabaseUnavailable."""
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def upgrade(database: Database) -> None:
+    """Bring the database to ``head()``. Safe to call from several processes at once, and when nothing is to do."""
+    config = _config()
+    try:
+        with database.engine.connect().execution_options(relengq_write=True) as connection:
+            if not database.sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_UPGRADE_AT_A_TIME})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except OperationalError as error:
+        raise DatabaseUnavailable(
+            f"The database {database.url.render_as_string(hide_password=True)} cannot be upgraded: {error.orig}.",
+            hint="Check that it runs and that its directory may be written.",
+        ) from error
+
+
+def require_head(database: Database) -> None:
+    """Raise DatabaseUnavailable unless the database is at ``head()``."""
+    found = current(database)
+    if found != head():
+        state = "has no tables yet" if found is None else f"is at revision {found}, not {head()}"
+        raise DatabaseUnavailable(
+            f"The database {database.url.render_as_string(hide_password=True)} {state}.",
+            hint="Run 'relengq db upgrade'.",
+        )

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tables, and the database that holds them. Only ``runs`` writes the state columns of runs, steps and attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Enum,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from relengq.errors import DatabaseUnavailable
+from relengq.states import AttemptState, RunState, StepState
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+"""A value as JSON has them."""
+
+_BUSY_SECONDS = 20
+"""For how long a writer waits for SQLite's one write lock before it says so."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, stored as UTC. SQLite keeps no zone, so it is taken off and put on again."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times: nobody could tell what they mean."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time cannot be stored")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give every time its zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _states(kind: type[RunState] | type[StepState] | type[AttemptState]) -> Enum:
+    """States as their values in a plain string column, so that a new one needs no migration."""
+    return Enum(
+        kind, native_enum=False, create_constraint=False, length=16, values_callable=lambda k: [m.value for m in k]
+    )
+
+
+_JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+_BIG = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map = {  # noqa: RUF012: SQLAlchemy's own way to declare it
+        datetime: UtcDateTime(),
+        RunState: _states(RunState),
+        StepState: _states(StepState),
+        AttemptState: _states(AttemptState),
+        dict[str, Json]: _JSON,
+        list[str]: _JSON,
+        bytes: LargeBinary,
+        str: Text,
+    }
+
+
+class Definition(Base):
+    """A workflow as it stood when runs of it started: a run is never changed by an edit of its file."""
+
+    __tablename__ = "definitions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the body as canonical JSON."""
+    body: Mapped[dict[str, Json]]
+
+
+class Run(Base):
+    """One execution of a workflow."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    workflow: Mapped[str] = mapped_column(String(200))
+    definition_digest: Mapped[str] = mapped_column(ForeignKey("definitions.digest"))
+    state: Mapped[RunState]
+    reason: Mapped[str | None]
+    """Why it waits, or why it ended as it did."""
+    result: Mapped[str | None] = mapped_column(String(16))
+    """succeeded, failed or cancelled as soon as the main steps have settled it, before ``finally`` has run."""
+    trigger_kind: Mapped[str] = mapped_column(String(16))
+    """message, schedule or person."""
+    trigger_key: Mapped[str | None] = mapped_column(String(255))
+    """What makes a start unique; two starts with one key are one run."""
+    trigger: Mapped[dict[str, Json]]
+    """What started it: who, schedule and due time, message id and topic."""
+    who: Mapped[str] = mapped_column(String(200))
+    inputs: Mapped[dict[str, Json]]
+    """Checked inputs; secret ones are masked here."""
+    sealed_inputs: Mapped[bytes | None]
+    """The secret inputs, encrypted with the installation's key."""
+    outputs: Mapped[dict[str, Json] | None]
+    revision: Mapped[str | None] = mapped_column(String(64))
+    """The commit of the site, or None when the site is not in git."""
+    dirty: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Whether the site had uncommitted changes: the run then plays the working tree."""
+    origin_id: Mapped[str | None] = mapped_column(String(16), index=True)
+    """The run that this one repeats."""
+    origin_from: Mapped[str | None] = mapped_column(String(200))
+    """From where it repeats it: a step's name, ``failed``, or None for the whole."""
+    group_name: Mapped[str | None] = mapped_column(String(255))
+    deadline: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    held: Mapped[bool] = mapped_column(Boolean, default=False)
+    """A person put it on hold: what runs goes on, nothing new begins."""
+    cancel_requested_by: Mapped[str | None] = mapped_column(String(200))
+
+    definition: Mapped[Definition] = relationship()
+    steps: Mapped[list[Step]] = relationship(
+        back_populates="run", order_by="(Step.position, Step.instance)", cascade="all, delete-orphan"
+    )
+
+    __table_args__ = (
+        UniqueConstraint("trigger_key"),
+        Index("ix_runs_workflow", "workflow", "id"),
+        Index("ix_runs_state", "state", "id"),
+        Index("ix_runs_group", "group_name", "state"),
+    )
+
+
+class RunInput(Base):
+    """A run's input as text, for ``runs --input key=value``; a list has one row an element."""
+
+    __tablename__ = "run_inputs"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(String(200))
+
+    __table_args__ = (Index("ix_run_inputs_value", "name", "value", "run_id"),)
+
+
+class Step(Base):
+    """One step of a run, or one instance of it when it has a matrix."""
+
+    __tablename__ = "steps"
+
+    id: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    """Place in the chain, from 0; the steps of ``finally`` follow those of ``steps``."""
+    instance: Mapped[str] = mapped_column(String(200), default="")
+    """Label of the matrix instance (``x86_64``), empty without a matrix."""
+    name: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(16))
+    final: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Whether it is a step of ``finally``."""
+    matrix: Mapped[dict[str, Json] | None]
+    state: Mapped[StepState]
+    reason: Mapped[str | None]
+    """Why it waits, or why it ended as it did: the failing task's message."""
+    allow_failure: Mapped[bool] = mapped_column(Boolean, default=False)
+    queue: Mapped[str | None] = mapped_column(String(200))
+    outputs: Mapped[dict[str, Json] | None]
+    failures: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None]
+    """When a waiting step times out."""
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    kept_from: Mapped[str | None] = mapped_column(String(16))
+    """The run whose result this step keeps instead of repeating it."""
+
+    run: Mapped[Run] = relationship(back_populates="steps")
+    attempts: Mapped[list[Attempt]] = relationship(
+        back_populates="step", order_by="Attempt.number", cascade="all, delete-orphan"
+    )
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "position", "instance"),
+        Index("ix_steps_state", "state", "due_at"),
+    )
+
+    @property
+    def label(self) -> str:
+        """The name that a person reads: ``createrepo [x86_64]``."""
+        return f"{self.name} [{self.instance}]" if self.instance else self.name
+
+
+class Attempt(Base):
+    """One try of one step on one worker."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=True)
+    step_id: Mapped[int] = mapped_column(ForeignKey("steps.id", ondelete="CASCADE"))
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
+    """From 1 within its step."""
+    state: Mapped[AttemptState]
+    queue: Mapped[str] = mapped_column(String(200))
+    label: Mapped[str] = mapped_column(String(500))
+    """What Flower shows: ``nightly-compose: createrepo [x86_64] #1``."""
+    priority: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    """Not to be enqueued before: a retry's delay."""
+    sent_at: Mapped[datetime | None]
+    """When it was last handed to the broker; None: still to be sent."""
+    sends: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    """Goes up with each claim; every write of an attempt names the fence that it holds."""
+    lease_until: Mapped[datetime | None]
+    stop_reason: Mapped[str | None] = mapped_column(String(16))
+    """Set by others to make the worker stop the play: cancelled."""
+    host: Mapped[str | None] = mapped_column(String(255))
+    worker: Mapped[str | None] = mapped_column(String(255))
+    """Celery's node name."""
+    pid: Mapped[int | None]
+    revision: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    return_code: Mapped[int | None]
+    stats: Mapped[dict[str, Json] | None]
+    """Ansible's recap by host: ``{host: {ok: 3, changed: 1, failures: 0, …}}``."""
+    outputs: Mapped[dict[str, Json] | None]
+    message: Mapped[str | None]
+
+    step: Mapped[Step] = relationship(back_populates="attempts")
+
+    __table_args__ = (
+        UniqueConstraint("step_id", "number"),
+        Index("ix_attempts_state", "state", "due_at"),
+        Index("ix_attempts_queue", "queue", "state"),
+    )
+
+
+class Progress(Base):
+    """Where a running attempt is just now. Written often, by its worker alone."""
+
+    __tablename__ = "progress"
+
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True)
+    play: Mapped[str | None]
+    task: Mapped[str | None]
+    host: Mapped[str | None]
+    tasks_done: Mapped[int] = mapped_column(default=0)
+
+
+class TaskResult(Base):
+    """What one Ansible task did on one host."""
+
+    __tablename__ = "task_results"
+
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    play: Mapped[str]
+    task: Mapped[str]
+    action: Mapped[str]
+    status: Mapped[str] = mapped_column(String(16))
+    """ok, changed, failed, unreachable, skipped, ignored or rescued."""
+    changed: Mapped[bool]
+    started_at: Mapped[datetime | None]
+    duration: Mapped[float] = mapped_column(Float)
+    """In seconds."""
+    message: Mapped[str | None]
+    """The message or stderr of a failure."""
+    item: Mapped[str | None]
+
+
+class OutputChunk(Base):
+    """A piece of an attempt's output, compressed with Zstandard."""
+
+    __tablename__ = "output_chunks"
+
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    """Order within the attempt; gaps are fine: small chunks are merged into large ones at the end."""
+    size: Mapped[int]
+    """Bytes of UTF-8 before compression."""
+    data: Mapped[bytes]
+
+
+class History(Base):
+    """Who or what did what to a run, in order."""
+
+    __tablename__ = "history"
+
+    id: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    step_id: Mapped[int | None]
+    attempt_id: Mapped[int | None]
+    at: Mapped[datetime]
+    who: Mapped[str] = mapped_column(String(200))
+    """A person's name, or ``relengq``, ``clock``, ``worker HOST``."""
+    action: Mapped[str] = mapped_column(String(40))
+    before: Mapped[str | None] = mapped_column(String(16))
+    after: Mapped[str | None] = mapped_column(String(16))
+    note: Mapped[str | None]
+
+
+class GroupHolder(Base):
+    """The run that holds a concurrency group just now."""
+
+    __tablename__ = "group_holders"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), unique=True)
+
+
+class Worker(Base):
+    """A worker process that has been heard of."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """Celery's node name."""
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    pool: Mapped[str | None] = mapped_column(String(100))
+    queues: Mapped[list[str]]
+    concurrency: Mapped[int]
+    version: Mapped[str] = mapped_column(String(40))
+    revision: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    stopping: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class Lease(Base):
+    """A named lease, for the clock's leader."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(255))
+    fence: Mapped[int] = mapped_column(default=0)
+    until: Mapped[datetime]
+
+
+class ScheduleState(Base):
+    """What the clock knows of a schedule."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    timing: Mapped[str]
+    """Cron or interval with zone, as it was when last seen; a change starts it afresh."""
+    since: Mapped[datetime]
+    """No due time before this moment is owed: its first sight, or its last edit."""
+    last_due: Mapped[datetime | None]
+    seen_at: Mapped[datetime]
+
+
+class ScheduleFire(Base):
+    """What became of one due time of one schedule. The key makes a start happen once."""
+
+    __tablename__ = "schedule_fires"
+
+    schedule: Mapped[str] = mapped_column(String(200), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(16))
+    """started, skipped, missed or refused."""
+    run_id: Mapped[str | None] = mapped_column(String(16))
+    note: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+class Database:
+    """The database of an installation. Every method may raise DatabaseUnavailable.
+
+    ``read`` and ``write`` give a Session in one transaction. ``write`` takes SQLite's write lock at once, so that two
+    writers wait for each other instead of failing half-way; on PostgreSQL the rows are locked by the queries.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine, made on first use so that a forked process makes its own."""
+        if self._engine is None:
+            self._engine = self._make()
+        return self._engine
+
+    def _make(self) -> Engine:
+        if not self.sqlite:
+            return create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=10)
+        if self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def forget(self) -> None:
+        """Drop connections that were inherited through a fork, without closing them for the parent."""
+        if self._engine is not None:
+            self._engine.dispose(close=False)
+            self._engine = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database."""
+        with self._session({}) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session whose changes are committed at the end, or not at all."""
+        with self._session({"relengq_write": True}) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def _session(self, options: Mapping[str, bool]) -> Iterator[Session]:
+        try:
+            with self.engine.connect() as connection:
+                bound = connection.execution_options(**options)
+                with Session(bound, expire_on_commit=False) as session:
+                    yield session
+        except (OperationalError, PoolTimeout) as error:
+            raise DatabaseUnavailable(*_explain(self, error)) from error
+        except DBAPIError as error:
+            if not error.connection_invalidated and "does not exist" not in str(error.orig):
+                raise
+            raise DatabaseUnavailable(*_explain(self, error)) from error
+
+    def now(self, session: Session) -> datetime:
+        """The database's time, so that leases do not depend on the clocks of many hosts."""
+        if self.sqlite:
+            return datetime.now(UTC)
+        moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment.astimezone(UTC)
+
+
+def _explain(database: Database, error: Exception) -> tuple[str]:
+    cause = getattr(error, "orig", None) or error
+    first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    where = database.url.render_as_string(hide_password=True)
+    if "no such table" in first or "no such column" in first or "does not exist" in first:
+        return (f"The database {where} is not ready: {first}. Run 'relengq db upgrade'.",)
+    return (f"The database {where} is not available: {first}. What was accepted is kept; see 'relengq doctor'.",)
+
+
+def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    """Write-ahead log for readers beside a writer; transactions are begun by _begin_sqlite alone."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("relengq_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
