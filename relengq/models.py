@@ -146,7 +146,9 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
     held: Mapped[bool] = mapped_column(Boolean, default=False)
     """A person put it on hold: what runs goes on, nothing new begins."""
-    cancel_requested_by: Mapped[str | None] = mapped_column(String(200))
+    stop_as: Mapped[str | None] = mapped_column(String(16))
+    """Set to make the run stop: the result (cancelled or failed) it gets when nothing of it runs any more."""
+    stopped_by: Mapped[str | None] = mapped_column(String(200))
 
     definition: Mapped[Definition] = relationship()
     steps: Mapped[list[Step]] = relationship(

@@ -86,7 +86,8 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("held", sa.Boolean(), nullable=False),
-        sa.Column("cancel_requested_by", sa.String(length=200), nullable=True),
+        sa.Column("stop_as", sa.String(length=16), nullable=True),
+        sa.Column("stopped_by", sa.String(length=200), nullable=True),
         sa.ForeignKeyConstraint(
             ["definition_digest"],
             ["definitions.digest"],

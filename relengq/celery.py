@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Celery application. ``celery -A relengq worker|beat|flower|inspect`` finds it from a site's directory.
+
+Celery carries ids and nothing else: the rows in SQL say what is to be done, who does it, and what came of it. So a
+task is acknowledged as soon as it is taken (the lease in SQL is the authority, not the broker), and no result is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.loaders.base import BaseLoader
+from kombu.exceptions import OperationalError as TransportError
+
+from relengq.errors import BrokerUnavailable
+from relengq.settings import Settings
+
+RUN_STEP = "relengq.run_step"
+"""Name of the one task: play an attempt."""
+
+_IO_SECONDS = 15
+"""Without a limit on reads and writes a worker hangs for ever on a half-open connection."""
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings for an installation. ``[celery]`` in relengq.toml adds to them."""
+    url = settings.celery_broker_url
+    redis = url.startswith(("redis", "rediss", "sentinel"))
+    values: dict[str, Any] = {
+        "broker_url": url,
+        "broker_transport_options": _redis_options() if redis else _amqp_options(),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_timeout": 5,
+        "broker_heartbeat": 20,
+        "task_default_queue": "default",
+        "task_create_missing_queues": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "event_serializer": "json",
+        "result_serializer": "json",
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_publish_retry": False,
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": redis,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_proc_alive_timeout": 30,
+        "enable_utc": True,
+        "timezone": "UTC",
+        "beat_scheduler": "relengq.beat:Scheduler",
+    }
+    if not redis:
+        values["task_default_queue_type"] = "quorum"
+        values["worker_detect_quorum_queues"] = True
+    values.update(settings.celery)
+    return values
+
+
+def _redis_options() -> dict[str, Any]:
+    return {
+        "socket_timeout": _IO_SECONDS,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "retry_on_timeout": True,
+        "visibility_timeout": 86400,
+    }
+
+
+def _amqp_options() -> dict[str, Any]:
+    return {"confirm_publish": True, "read_timeout": _IO_SECONDS, "write_timeout": _IO_SECONDS}
+
+
+class SiteLoader(BaseLoader):
+    """Reads Celery's configuration from the site's settings when it is first asked for, never at import."""
+
+    def read_configuration(self, env: str = "CELERY_CONFIG_MODULE") -> dict[str, Any]:
+        """Celery's own hook; ``env`` is not used."""
+        return configuration(Settings.load())
+
+
+app = Celery("relengq", loader=SiteLoader, include=["relengq.tasks", "relengq.presence"], set_as_current=False)
+
+
+def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
+    """Put an attempt on its queue, under the name that Flower shows. Raises BrokerUnavailable."""
+    try:
+        app.send_task(RUN_STEP, args=(attempt_id,), task_id=task_id, queue=queue, shadow=label, ignore_result=True)
+    except (TransportError, OSError) as error:
+        raise BrokerUnavailable(
+            f"The broker {_shown(app)} does not answer: {error}.",
+            hint="Runs are kept and start when it is back; see 'relengq doctor'.",
+        ) from error
+
+
+def queue_length(queue: str) -> int | None:
+    """How many tasks a queue has in the broker, or None when there is no such queue. Raises BrokerUnavailable."""
+    try:
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=5)
+            with connection.channel() as channel:
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except connection_errors() as error:
+        raise BrokerUnavailable(f"The broker {_shown(app)} does not answer: {error}.") from error
+    except Exception as error:
+        if "NOT_FOUND" in str(error) or type(error).__name__ in ("NotFound", "ChannelError"):
+            return None
+        raise
+
+
+def connection_errors() -> tuple[type[BaseException], ...]:
+    """What a broken connection to the broker raises, for the transport in use."""
+    errors: tuple[type[BaseException], ...] = tuple(app.connection_for_read().connection_errors)
+    return (*errors, TransportError, OSError)
+
+
+def _shown(application: Celery) -> str:
+    return str(application.connection_for_write().as_uri())

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take a run as far as it can go without a worker: admit it, begin its next step, settle its result, finish it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from relengq.engine import context
+from relengq.engine.installation import Installation
+from relengq.durations import human
+from relengq.engine.matrix import instances, label
+from relengq.errors import ExpressionFault
+from relengq.expressions import condition, references, render
+from relengq.models import Json, Run, Step
+from relengq.runs import groups
+from relengq.runs.attempts import queue_attempt
+from relengq.runs.definitions import workflow_of
+from relengq.runs.moves import SYSTEM, move_run, move_step
+from relengq.states import RunState, StepState
+from relengq.workflows import ApprovalStep, PlaybookStep, WaitForStep
+from relengq.workflows import Step as Declared
+
+_ACTIVE = (StepState.QUEUED, StepState.RUNNING, StepState.WAITING, StepState.HELD)
+_log = structlog.get_logger(__name__)
+
+
+class Advance:
+    """One advance of one run, within the caller's transaction, which has locked the run."""
+
+    def __init__(self, session: Session, installation: Installation, run: Run, now: datetime) -> None:
+        self.session = session
+        self.installation = installation
+        self.run = run
+        self.now = now
+        self.workflow = workflow_of(run)
+        self.chain: list[Declared] = [*self.workflow.steps, *self.workflow.finally_]
+
+    def go(self) -> None:
+        """Begin whatever may begin, until something has to be waited for or the run is finished."""
+        run = self.run
+        if run.state.final or run.held:
+            return
+        if run.stop_as and run.result is None and not self._under_way():
+            run.result = run.stop_as
+        if not self._admitted():
+            return
+        while not run.state.final:
+            rows = self._next()
+            if rows is None:
+                break
+            if rows:
+                self._begin(rows)
+            else:
+                self._finish()
+        self._show()
+
+    def _under_way(self) -> bool:
+        return any(step.state in _ACTIVE for step in self.run.steps if not step.final)
+
+    def _admitted(self) -> bool:
+        """Whether the run may begin: it holds its concurrency group, or it has none."""
+        if self.run.state is not RunState.QUEUED or self.run.result:
+            return True
+        ahead = groups.take(self.session, self.run)
+        if ahead is None:
+            return True
+        self.run.reason = f"concurrency group {self.run.group_name} is held by run {ahead}"
+        return False
+
+    def _next(self) -> list[Step] | None:
+        """The rows to begin next; an empty list when the run is through; None when something is under way."""
+        for rows in self._positions(final=False):
+            if self.run.result:
+                break
+            if any(row.state in _ACTIVE for row in rows):
+                return None
+            if pending := [row for row in rows if row.state is StepState.PENDING]:
+                return pending
+            self._judge(rows)
+        if self.run.result is None:
+            self.run.result = "succeeded"
+        self._pass_over()
+        for rows in self._positions(final=True):
+            if any(row.state in _ACTIVE for row in rows):
+                return None
+            if pending := [row for row in rows if row.state is StepState.PENDING]:
+                return pending
+        return []
+
+    def _positions(self, *, final: bool) -> list[list[Step]]:
+        """The instances of each step, in the order of the chain."""
+        ordered = sorted(
+            (step for step in self.run.steps if step.final is final), key=lambda step: (step.position, step.instance)
+        )
+        return [list(rows) for _, rows in groupby(ordered, key=lambda step: step.position)]
+
+    def _judge(self, rows: Sequence[Step]) -> None:
+        """Settle the run's result when a step of its main chain has gone wrong."""
+        if any(row.state is StepState.FAILED and not row.allow_failure for row in rows):
+            self.run.result = "failed"
+
+    def _pass_over(self) -> None:
+        """Skip the steps that the run's result left out; ``finally`` as well when the run never began."""
+        run = self.run
+        never_began = run.stop_as is not None and run.started_at is None
+        reason = f"the run was stopped by {run.stopped_by}" if run.stop_as else "a step before it failed"
+        for step in run.steps:
+            if step.state is StepState.PENDING and (never_began or not step.final):
+                move_step(self.session, step, StepState.SKIPPED, now=self.now, reason=reason)
+
+    def _begin(self, rows: Sequence[Step]) -> None:
+        """Begin every instance of a step. A fault in its expressions fails the step, not the engine."""
+        for row in rows:
+            declared = self.chain[row.position]
+            try:
+                if declared.matrix and row.matrix is None:
+                    self._fan_out(row, declared)
+                else:
+                    self._begin_one(row, declared)
+            except ExpressionFault as fault:
+                move_step(self.session, row, StepState.FAILED, now=self.now, reason=str(fault))
+
+    def context(self, matrix: dict[str, Json] | None = None) -> context.Context:
+        """What expressions of this run see now."""
+        settings = self.installation.settings
+        return context.build(
+            self.run, self.run.steps, site=settings.site, state_dir=settings.state_dir, matrix=matrix
+        )
+
+    def _fan_out(self, row: Step, declared: Declared) -> None:
+        """Turn the row of a step with a matrix into one row an instance, and begin each."""
+        assert declared.matrix is not None
+        if declared.when and not _uses_matrix(declared.when) and not condition(declared.when).holds(self.context()):
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=f"when: {declared.when} is false")
+            return
+        made = instances(declared.matrix, self.context())
+        if not made:
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason="its matrix is empty")
+            return
+        rows = [row]
+        row.matrix, row.instance = made[0], label(made[0])
+        for values in made[1:]:
+            rows.append(
+                Step(
+                    run=self.run, position=row.position, instance=label(values), name=row.name, kind=row.kind,
+                    final=row.final, matrix=values, state=StepState.PENDING, failures=0, losses=0, allow_failure=False,
+                )
+            )  # fmt: skip
+        self.session.add_all(rows)
+        self.session.flush()
+        self._begin(rows)
+
+    def _begin_one(self, row: Step, declared: Declared) -> None:
+        sees = self.context(row.matrix)
+        if declared.when and not condition(declared.when).holds(sees):
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=f"when: {declared.when} is false")
+            return
+        row.allow_failure = (
+            declared.allow_failure
+            if isinstance(declared.allow_failure, bool)
+            else condition(declared.allow_failure).holds(sees)
+        )
+        if isinstance(declared, PlaybookStep):
+            queue = str(render(declared.queue or self.workflow.queue, sees))
+            queue_attempt(self.session, row, queue=queue, now=self.now, due_at=self.now)
+        else:
+            self._wait(row, declared)
+
+    def _wait(self, row: Step, declared: Declared) -> None:
+        """Let a step wait for a person or a message; nothing is held meanwhile."""
+        if isinstance(declared, ApprovalStep):
+            timeout = declared.approval.timeout
+            reason = "approval" + (f" by {' or '.join(declared.approval.groups)}" if declared.approval.groups else "")
+        elif isinstance(declared, WaitForStep):
+            timeout = declared.wait_for.timeout
+            reason = f"message {declared.wait_for.message}"
+        else:
+            raise ExpressionFault(f"step kind '{declared.kind}' cannot be played by this version.")
+        row.due_at = self.now + timedelta(seconds=timeout) if timeout else None
+        move_step(self.session, row, StepState.WAITING, now=self.now, reason=reason)
+
+    def _show(self) -> None:
+        """Let the run's own state follow its steps'."""
+        run = self.run
+        if run.state.final:
+            return
+        active = [step for step in run.steps if step.state in _ACTIVE]
+        states = {step.state for step in active}
+        if StepState.HELD in states:
+            held = next(step for step in active if step.state is StepState.HELD)
+            move_run(self.session, run, RunState.HELD, now=self.now, reason=f"{held.label}: {held.reason}")
+        elif states == {StepState.WAITING}:
+            move_run(self.session, run, RunState.WAITING, now=self.now, reason=active[0].reason)
+        elif run.state is not RunState.QUEUED or StepState.RUNNING in states:
+            move_run(self.session, run, RunState.RUNNING, now=self.now)
+        else:
+            run.reason = None
+
+    def _finish(self) -> None:
+        """End the run: its outputs, its state, its concurrency group, and the next run in line."""
+        run = self.run
+        reason = self._failure()
+        run.outputs = context.flat_outputs(run.steps)
+        if self.workflow.outputs and run.result == "succeeded":
+            try:
+                rendered = render(self.workflow.outputs, self.context())
+                run.outputs = rendered if isinstance(rendered, dict) else {}
+            except ExpressionFault as fault:
+                run.result, reason = "failed", f"outputs of the workflow: {fault}"
+        if run.result == "succeeded" and reason:
+            run.result = "failed"
+        move_run(self.session, run, RunState(run.result or "failed"), now=self.now, reason=reason)
+        _log.info("run.finished", run_id=run.id, workflow=run.workflow, state=str(run.state))
+        groups.give_back(self.session, run)
+        if run.group_name:
+            self._wake_next(run.group_name)
+
+    def _failure(self) -> str | None:
+        """Why the run did not succeed: the first step that failed without leave, or who cancelled it."""
+        if self.run.result == "cancelled":
+            return f"cancelled by {self.run.stopped_by or SYSTEM}"
+        if self.run.stop_as == "failed":
+            return f"it took longer than the workflow's timeout of {human(self.workflow.timeout or 0)}"
+        for step in sorted(self.run.steps, key=lambda row: (row.position, row.instance)):
+            if step.state is StepState.FAILED and not step.allow_failure:
+                return f"{step.label}: {step.reason}" if step.reason else f"{step.label} failed"
+        return self.run.reason if self.run.result == "failed" else None
+
+    def _wake_next(self, group: str) -> None:
+        waiting = groups.first_in_line(self.session, group)
+        if waiting is None:
+            return
+        following = self.session.scalar(select(Run).where(Run.id == waiting).with_for_update())
+        if following is not None:
+            Advance(self.session, self.installation, following, self.now).go()
+
+
+def _uses_matrix(when: str) -> bool:
+    return any(path[0] == "matrix" for path in references(when, bare=True))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What follows for a step when one of its attempts has ended: done, again, held, or failed."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from relengq.engine.advance import Advance
+from relengq.engine.installation import Installation
+from relengq.models import Attempt, Step
+from relengq.runs.attempts import Ending, end_attempt, queue_attempt
+from relengq.runs.definitions import workflow_of
+from relengq.runs.moves import SYSTEM, move_step
+from relengq.states import AttemptState, StepState
+from relengq.workflows import Retry
+from relengq.workflows import Step as Declared
+
+
+def attempt_ended(
+    session: Session, installation: Installation, attempt: Attempt, ending: Ending, *, now: datetime, who: str
+) -> None:
+    """Store the ending, settle the step, and advance the run, all in the caller's transaction."""
+    end_attempt(session, attempt, ending, now=now, who=who)
+    step = attempt.step
+    workflow = workflow_of(step.run)
+    declared = [*workflow.steps, *workflow.finally_][step.position]
+    _settle(session, step, declared, attempt, ending, now)
+    Advance(session, installation, step.run, now).go()
+
+
+def _settle(
+    session: Session, step: Step, declared: Declared, attempt: Attempt, ending: Ending, now: datetime
+) -> None:
+    if ending.state is AttemptState.SUCCEEDED:
+        step.outputs = ending.outputs or {}
+        move_step(session, step, StepState.SUCCEEDED, now=now)
+    elif attempt.stop_reason == "cancelled" or ending.state is AttemptState.CANCELLED:
+        move_step(session, step, StepState.CANCELLED, now=now, reason=f"stopped by {step.run.stopped_by or SYSTEM}")
+    elif ending.state is AttemptState.INTERRUPTED:
+        _again(session, step, attempt, now, now, f"the worker on {attempt.host} was stopped; handed back")
+    elif ending.state is AttemptState.LOST:
+        _lost(session, step, declared, attempt, now)
+    else:
+        _failed(session, step, declared, attempt, ending, now)
+
+
+def _failed(
+    session: Session, step: Step, declared: Declared, attempt: Attempt, ending: Ending, now: datetime
+) -> None:
+    step.failures += 1
+    retry = declared.retry or Retry()
+    message = ending.message or f"{ending.state}"
+    if step.failures < retry.attempts and not step.run.stop_as:
+        due = now + timedelta(seconds=delay(retry, step.failures))
+        _again(session, step, attempt, now, due, f"try {step.failures + 1} of {retry.attempts}; {message}")
+    else:
+        move_step(session, step, StepState.FAILED, now=now, reason=message)
+
+
+def delay(retry: Retry, failures: int) -> float:
+    """Seconds to wait before the try that follows ``failures`` failures: delay x backoff^(failures - 1)."""
+    longest = retry.max_delay if retry.max_delay is not None else 7 * 86400.0
+    try:
+        return min(retry.delay * retry.backoff ** (failures - 1), longest)
+    except OverflowError:
+        return longest
+
+
+def _lost(session: Session, step: Step, declared: Declared, attempt: Attempt, now: datetime) -> None:
+    step.losses += 1
+    where = f"lost with its worker on {attempt.host}"
+    if declared.on_lost == "hold":
+        move_step(session, step, StepState.HELD, now=now, reason=f"attempt {attempt.number} was {where}")
+    elif declared.on_lost == "fail" or step.losses > declared.lost_limit:
+        times = f" ({step.losses} times)" if step.losses > 1 else ""
+        move_step(session, step, StepState.FAILED, now=now, reason=f"attempt {attempt.number} was {where}{times}")
+    else:
+        _again(session, step, attempt, now, now, f"attempt {attempt.number} was {where}; played again")
+
+
+def _again(session: Session, step: Step, attempt: Attempt, now: datetime, due: datetime, reason: str) -> None:
+    queue_attempt(session, step, queue=attempt.queue, now=now, due_at=due, reason=reason)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person does to a run: cancel, approve, reject, hold, release. Each is recorded with who did it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from relengq.engine.advance import Advance
+from relengq.engine.dispatch import send_due
+from relengq.engine.installation import Installation
+from relengq.errors import BrokerUnavailable, NotFound, WrongState, did_you_mean
+from relengq.models import Run, Step
+from relengq.runs.attempts import cancel_queued, queue_attempt, stop_running
+from relengq.runs.moves import move_run, move_step, record
+from relengq.states import RunState, StepState
+
+_log = structlog.get_logger(__name__)
+
+Action = Callable[[Session, Run, datetime], None]
+
+
+def _act(installation: Installation, run_id: str, action: Action) -> None:
+    """Do something to a run in one transaction with the run locked, then send what it queued."""
+    with installation.database.write() as session:
+        run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
+        if run is None:
+            raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+        action(session, run, installation.database.now(session))
+    try:
+        send_due(installation)
+    except BrokerUnavailable as error:
+        _log.warning("broker.away", run_id=run_id, error=str(error))
+
+
+def cancel(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:
+    """Cancel a run: what is queued is withdrawn, what runs is killed, ``finally`` still runs.
+
+    A second cancel stops the steps of ``finally`` too. Raises NotFound or WrongState.
+    """
+
+    def action(session: Session, run: Run, now: datetime) -> None:
+        if run.state.final:
+            raise WrongState(f"Run {run.id} is over: it {_was(run.state)}.")
+        cancel_in(session, installation, run, who=who, now=now, note=note)
+
+    _act(installation, run_id, action)
+
+
+def cancel_in(
+    session: Session, installation: Installation, run: Run, *, who: str, now: datetime, note: str | None = None
+) -> None:
+    """Cancel within the caller's transaction, which has locked the run."""
+    record(session, run, "cancel requested", now=now, who=who, note=note)
+    stop_in(session, installation, run, result="cancelled", who=who, now=now)
+
+
+def stop_in(
+    session: Session, installation: Installation, run: Run, *, result: str, who: str, now: datetime
+) -> None:
+    """Stop what is under way; the run gets ``result`` when nothing of its chain runs any more."""
+    _stop_steps(session, run, final=run.result is not None, now=now, who=who)
+    if run.result is None:
+        run.stop_as, run.stopped_by = result, who
+    run.held = False
+    if run.state is RunState.HELD:
+        move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now)
+    Advance(session, installation, run, now).go()
+
+
+def _stop_steps(session: Session, run: Run, *, final: bool, now: datetime, who: str) -> None:
+    """Withdraw or stop the steps that are under way: those of the chain, or with ``final`` those of ``finally``."""
+    for step in run.steps:
+        if step.state.final or step.final is not final:
+            continue
+        if step.state is StepState.PENDING:
+            if final:
+                move_step(session, step, StepState.CANCELLED, now=now, reason=f"cancelled by {who}", who=who)
+            continue
+        cancel_queued(session, step, now=now, who=who)
+        if not stop_running(step, "cancelled"):
+            move_step(session, step, StepState.CANCELLED, now=now, reason=f"cancelled by {who}", who=who)
+
+
+def _was(state: RunState) -> str:
+    return f"was {state}" if state in (RunState.CANCELLED, RunState.SKIPPED) else str(state)
+
+
+def approve(
+    installation: Installation, run_id: str, step_name: str | None, *, who: str, note: str | None, accepted: bool
+) -> str:
+    """Approve or reject the step that waits for it; returns its name. Raises NotFound or WrongState.
+
+    Whether the person is in the step's groups is checked before, by ``access``.
+    """
+    decided: list[str] = []
+
+    def action(session: Session, run: Run, now: datetime) -> None:
+        step = waiting_approval(run, step_name)
+        decided.append(step.name)
+        record(session, run, "approved" if accepted else "rejected", now=now, who=who, note=note, step=step)
+        step.outputs = {"approved": accepted, "by": who, "note": note, "at": now.isoformat(timespec="seconds")}
+        if accepted:
+            move_step(session, step, StepState.SUCCEEDED, now=now, reason=f"approved by {who}", who=who)
+        else:
+            reason = f"rejected by {who}" + (f": {note}" if note else "")
+            move_step(session, step, StepState.FAILED, now=now, reason=reason, who=who)
+        Advance(session, installation, run, now).go()
+
+    _act(installation, run_id, action)
+    return decided[0]
+
+
+def waiting_approval(run: Run, step_name: str | None) -> Step:
+    """The step of the run that waits for approval. Raises NotFound or WrongState."""
+    names = {step.name for step in run.steps if step.kind == "approval"}
+    if step_name and step_name not in {step.name for step in run.steps}:
+        raise NotFound(f"Run {run.id} has no step '{step_name}'.", hint=did_you_mean(step_name, names))
+    for step in run.steps:
+        if step.kind == "approval" and step.state is StepState.WAITING and step_name in (None, step.name):
+            return step
+    what = f"Step '{step_name}'" if step_name else f"Run {run.id}"
+    raise WrongState(f"{what} does not wait for approval.", hint=f"See 'relengq status {run.id}'.")
+
+
+def hold(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:
+    """Let nothing new of the run begin until it is released. Raises NotFound or WrongState."""
+
+    def action(session: Session, run: Run, now: datetime) -> None:
+        if run.state.final:
+            raise WrongState(f"Run {run.id} is over: it {_was(run.state)}.")
+        if run.held:
+            raise WrongState(f"Run {run.id} is on hold already.", hint=f"Release it: relengq release {run.id}")
+        run.held = True
+        reason = f"held by {who}" + (f": {note}" if note else "")
+        record(session, run, "hold", now=now, who=who, note=note)
+        move_run(session, run, RunState.HELD, now=now, reason=reason, who=who)
+
+    _act(installation, run_id, action)
+
+
+def release(installation: Installation, run_id: str, *, who: str, note: str | None = None, fail: bool = False) -> None:
+    """Let a held run go on; steps held because they were lost are played again, or failed with ``fail``.
+
+    Raises NotFound or WrongState.
+    """
+
+    def action(session: Session, run: Run, now: datetime) -> None:
+        lost = [step for step in run.steps if step.state is StepState.HELD]
+        if not run.held and not lost:
+            raise WrongState(f"Run {run.id} is not on hold.", hint=f"See 'relengq status {run.id}'.")
+        record(session, run, "release", now=now, who=who, note=note)
+        run.held = False
+        if run.state is RunState.HELD:
+            move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now, who=who)
+        for step in lost:
+            if fail:
+                move_step(session, step, StepState.FAILED, now=now, reason=f"failed by {who}: {step.reason}", who=who)
+            else:
+                queue_attempt(session, step, queue=step.queue or "default", now=now, due_at=now)
+        Advance(session, installation, run, now).go()
+
+    _act(installation, run_id, action)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start runs: check who and with what, make the run once, take its first step, hand it to the broker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from relengq.engine.advance import Advance
+from relengq.engine.control import cancel_in
+from relengq.engine.dispatch import send_due
+from relengq.engine.installation import Installation
+from relengq.errors import BrokerUnavailable, Refused
+from relengq.expressions import render
+from relengq.inputs import check_inputs, mask
+from relengq.models import Json, Run
+from relengq.runs import groups
+from relengq.runs.create import NewRun, NewStep, create
+from relengq.runs.moves import move_run
+from relengq.states import RunState
+from relengq.workflows import Workflow
+
+_GROUP_CHARACTERS = 255
+_KEY_CHARACTERS = 255
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What starts a run: kind ``person``, ``schedule`` or ``message``, who, and what makes the start unique."""
+
+    kind: str
+    who: str
+    key: str | None = None
+    detail: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that a start led to; ``fresh`` is False when an earlier start had made it."""
+
+    run_id: str
+    state: RunState
+    fresh: bool
+    reason: str | None
+    broker_away: str | None = None
+    """Why the broker could not be told yet. The run is kept and starts when it is back."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a rerun takes over from the run that it repeats."""
+
+    origin_id: str
+    origin_from: str | None
+    steps: tuple[NewStep, ...]
+    revision: str | None
+    dirty: bool
+
+
+def start(
+    installation: Installation, workflow_name: str, given: Mapping[str, object], trigger: Trigger
+) -> Started:
+    """Start a workflow. Raises NotFound, SiteFault, InputFault, Refused or DatabaseUnavailable."""
+    workflow = installation.site.workflow(workflow_name)
+    with installation.database.write() as session:
+        now = installation.database.now(session)
+        run, fresh = start_in(session, installation, workflow, given, trigger, now)
+    return sent(installation, run, fresh)
+
+
+def sent(installation: Installation, run: Run, fresh: bool) -> Started:
+    """Send what a committed start has queued, and say how it went."""
+    away = None
+    try:
+        send_due(installation, run_id=run.id)
+    except BrokerUnavailable as error:
+        away = str(error)
+        _log.warning("broker.away", run_id=run.id, error=str(error))
+    return Started(run.id, run.state, fresh, run.reason, away)
+
+
+def start_in(
+    session: Session,
+    installation: Installation,
+    workflow: Workflow,
+    given: Mapping[str, object],
+    trigger: Trigger,
+    now: datetime,
+    repeat: Repeat | None = None,
+) -> tuple[Run, bool]:
+    """Make the run within the caller's transaction, and take it as far as it goes without a worker.
+
+    The caller commits, and then calls ``dispatch.send_due``.
+    """
+    _refuse_flood(session, installation)
+    values = check_inputs(workflow.inputs, given)
+    shown = mask(workflow.inputs, values)
+    hidden = {name: value for name, value in values.items() if workflow.inputs[name].secret}
+    revision = installation.revision() if repeat is None else None
+    run, fresh = create(
+        session,
+        NewRun(
+            workflow=workflow.name,
+            definition=dumped(workflow),
+            steps=repeat.steps if repeat else first_steps(workflow),
+            trigger_kind=trigger.kind,
+            trigger_key=_unique(trigger, workflow.name),
+            trigger=trigger.detail,
+            who=trigger.who,
+            inputs=shown,
+            sealed_inputs=installation.secrets.seal(hidden),
+            revision=repeat.revision if repeat else (revision.commit if revision else None),
+            dirty=repeat.dirty if repeat else bool(revision and revision.dirty),
+            group_name=_group(workflow, shown, trigger),
+            deadline=now + timedelta(seconds=workflow.timeout) if workflow.timeout else None,
+            origin_id=repeat.origin_id if repeat else None,
+            origin_from=repeat.origin_from if repeat else None,
+        ),
+        now=now,
+    )
+    if fresh:
+        _log.info("run.created", run_id=run.id, workflow=workflow.name, trigger=trigger.kind, who=trigger.who)
+        _enter(session, installation, run, workflow, now)
+    return run, fresh
+
+
+def _enter(session: Session, installation: Installation, run: Run, workflow: Workflow, now: datetime) -> None:
+    """Do what ``when_busy`` says, then take the first step."""
+    policy = workflow.concurrency
+    if policy and run.group_name and policy.when_busy != "queue":
+        busy = groups.take(session, run)
+        if busy and policy.when_busy == "skip":
+            move_run(session, run, RunState.SKIPPED, now=now, reason=f"group {run.group_name} is held by run {busy}")
+            return
+        if busy:
+            for other in _others(session, run):
+                cancel_in(session, installation, other, who=f"run {run.id}", now=now, note="replaced by a newer run")
+    Advance(session, installation, run, now).go()
+
+
+def _others(session: Session, run: Run) -> list[Run]:
+    unfinished = [state for state in RunState if not state.final]
+    return list(
+        session.scalars(
+            select(Run)
+            .where(Run.group_name == run.group_name, Run.id != run.id, Run.state.in_(unfinished))
+            .order_by(Run.id)
+        )
+    )
+
+
+def _refuse_flood(session: Session, installation: Installation) -> None:
+    limit = installation.settings.max_runs_active
+    unfinished = [state for state in RunState if not state.final]
+    active = session.scalar(select(func.count()).select_from(Run).where(Run.state.in_(unfinished))) or 0
+    if active >= limit:
+        raise Refused(
+            f"{active} runs are unfinished, and max_runs_active is {limit}.",
+            hint="Cancel some ('relengq runs --state queued'), or raise the limit in relengq.toml.",
+        )
+
+
+def first_steps(workflow: Workflow) -> tuple[NewStep, ...]:
+    """The steps of a run that begins at the beginning."""
+    chain = [*workflow.steps, *workflow.finally_]
+    return tuple(
+        NewStep(position, step.name, step.kind, final=position >= len(workflow.steps))
+        for position, step in enumerate(chain)
+    )
+
+
+def dumped(workflow: Workflow) -> dict[str, Json]:
+    """The workflow as it is kept with its runs: what its file says, and its name."""
+    body: dict[str, Json] = json.loads(workflow.model_dump_json(by_alias=True, exclude_defaults=True))
+    body["name"] = workflow.name
+    return body
+
+
+def _unique(trigger: Trigger, workflow: str) -> str | None:
+    if not trigger.key:
+        return None
+    key = f"{trigger.kind}:{workflow}:{trigger.key}"
+    return key if len(key) <= _KEY_CHARACTERS else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _group(workflow: Workflow, inputs: dict[str, Json], trigger: Trigger) -> str | None:
+    """The name of the run's concurrency group. Secrets are masked in it, as everywhere that is stored."""
+    if workflow.concurrency is None:
+        return None
+    run: Json = {"workflow": workflow.name, "trigger": trigger.kind, "who": trigger.who}
+    name = render(workflow.concurrency.group, {"inputs": inputs, "run": run})
+    return str(name)[:_GROUP_CHARACTERS]
