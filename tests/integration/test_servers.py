@@ -15,6 +15,7 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
+from tests.support.processes import alive
 from tests.support.servers import PostgreSQLServer, RabbitMQServer, RedisServer, short_directory
 from tests.support.waiting import wait_until
 
@@ -85,12 +86,8 @@ def test_nothing_stays_behind_when_a_test_run_is_killed() -> None:
         assert run.stdout is not None
         with run.stdout:
             assert run.stdout.readline() == b"ready\n"
-        children = psutil.Process(run.pid).children(recursive=True)
+        children = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
         assert len(children) >= 4
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-        wait_until(lambda: not [each for each in children if _alive(each)], 20, "all servers ended")
-
-
-def _alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        wait_until(lambda: not any(map(alive, children)), 20, "all servers ended")

@@ -10,8 +10,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from relengq.processes import bound
 from tests.support.waiting import wait_until
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs. One that ended and that nobody has reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Process:
