@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
 
 from sqlalchemy import (
     JSON,
@@ -38,11 +37,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from relengq.documents import Json
 from relengq.errors import DatabaseUnavailable
 from relengq.states import AttemptState, RunState, StepState
-
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-"""A value as JSON has them."""
 
 _BUSY_SECONDS = 20
 """For how long a writer waits for SQLite's one write lock before it says so."""

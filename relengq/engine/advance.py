@@ -242,4 +242,4 @@ class Advance:
 
 
 def _uses_matrix(when: str) -> bool:
-    return any(path[0] == "matrix" for path in references(when, bare=True))
+    return any(path[0] == "matrix" for path in references(when, bare_expression=True))

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The clock's duties beside schedules: dead leases, time-outs of waits and runs, waiting groups, unsent attempts.
+
+Each duty looks for rows that are due, and then does each in a transaction of its own that looks again: two clocks at
+once, or one that stalled and woke, do no harm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from relengq.engine.advance import Advance
+from relengq.engine.consequences import attempt_ended
+from relengq.engine.control import stop_in
+from relengq.engine.dispatch import resend_unclaimed, send_due
+from relengq.engine.installation import Installation
+from relengq.errors import BrokerUnavailable, RelengqError
+from relengq.models import Attempt, GroupHolder, Run, Step
+from relengq.runs.attempts import Ending
+from relengq.runs.definitions import workflow_of
+from relengq.runs.moves import move_step
+from relengq.states import AttemptState, RunState, StepState
+from relengq.workflows import ApprovalStep, WaitForStep
+
+WHO = "clock"
+_BATCH = 100
+_log = structlog.get_logger(__name__)
+
+Duty = Callable[[Session, Installation, Run, datetime], None]
+
+
+def tick(installation: Installation) -> None:
+    """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is only logged."""
+    _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
+    _each(installation, "waits.timed_out", _with_expired_waits(installation), _end_waits)
+    _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
+    _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
+    try:
+        send_due(installation)
+    except BrokerUnavailable as error:
+        _log.warning("broker.away", error=str(error))
+
+
+class Resender:
+    """Looks from time to time for attempts that the broker has lost."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def tick(self, installation: Installation) -> None:
+        """Send lost attempts again, at most every third of ``resend_seconds``."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + installation.settings.resend_seconds / 3
+        try:
+            resend_unclaimed(installation, installation.now())
+        except BrokerUnavailable as error:
+            _log.warning("broker.away", error=str(error))
+
+
+def _each(installation: Installation, action: str, run_ids: list[str], duty: Duty) -> None:
+    for run_id in run_ids:
+        try:
+            with installation.database.write() as session:
+                run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
+                if run is not None and not run.state.final:
+                    duty(session, installation, run, installation.database.now(session))
+            _log.info(action, run_id=run_id)
+        except BrokerUnavailable:
+            raise
+        except RelengqError as error:
+            _log.error("clock.duty_failed", duty=action, run_id=run_id, error=str(error))
+
+
+def _with_dead_leases(installation: Installation) -> list[str]:
+    with installation.database.read() as session:
+        now = installation.database.now(session)
+        return list(
+            session.scalars(
+                select(Attempt.run_id)
+                .where(Attempt.state == AttemptState.RUNNING, Attempt.lease_until < now)
+                .distinct()
+                .limit(_BATCH)
+            )
+        )
+
+
+def _find_lost(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    """End the run's attempts whose workers stopped renewing, as ``on_lost`` says."""
+    dead = session.scalars(
+        select(Attempt).where(
+            Attempt.run_id == run.id, Attempt.state == AttemptState.RUNNING, Attempt.lease_until < now
+        )
+    ).all()
+    for attempt in dead:
+        message = f"the worker {attempt.worker} on {attempt.host} stopped answering"
+        attempt_ended(
+            session, installation, attempt, Ending(AttemptState.LOST, message=message), now=now, who=WHO
+        )
+
+
+def _with_expired_waits(installation: Installation) -> list[str]:
+    with installation.database.read() as session:
+        now = installation.database.now(session)
+        return list(
+            session.scalars(
+                select(Step.run_id).where(Step.state == StepState.WAITING, Step.due_at < now).distinct().limit(_BATCH)
+            )
+        )
+
+
+def _end_waits(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    workflow = workflow_of(run)
+    chain = [*workflow.steps, *workflow.finally_]
+    for step in run.steps:
+        if step.state is not StepState.WAITING or step.due_at is None or step.due_at >= now:
+            continue
+        declared = chain[step.position]
+        go_on = (isinstance(declared, ApprovalStep) and declared.approval.on_timeout == "continue") or (
+            isinstance(declared, WaitForStep) and declared.wait_for.on_timeout == "continue"
+        )
+        reason = f"nobody answered in time ({step.reason})" if step.kind == "approval" else f"no {step.reason} in time"
+        if go_on:
+            step.outputs = {"timed_out": True}
+            move_step(session, step, StepState.SUCCEEDED, now=now, reason=reason, who=WHO)
+        else:
+            move_step(session, step, StepState.FAILED, now=now, reason=reason, who=WHO)
+    Advance(session, installation, run, now).go()
+
+
+def _past_deadline(installation: Installation) -> list[str]:
+    unfinished = [state for state in RunState if not state.final]
+    with installation.database.read() as session:
+        now = installation.database.now(session)
+        return list(
+            session.scalars(
+                select(Run.id)
+                .where(Run.state.in_(unfinished), Run.deadline < now, Run.stop_as.is_(None), Run.result.is_(None))
+                .limit(_BATCH)
+            )
+        )
+
+
+def _end_run(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    stop_in(session, installation, run, result="failed", who=WHO, now=now)
+
+
+def _first_in_free_groups(installation: Installation) -> list[str]:
+    """Runs that wait for a group which nobody holds: its holder's process died between two commits."""
+    with installation.database.read() as session:
+        held = select(GroupHolder.name)
+        rows = session.execute(
+            select(Run.group_name, Run.id)
+            .where(
+                Run.state == RunState.QUEUED,
+                Run.started_at.is_(None),
+                Run.held.is_(False),
+                Run.group_name.is_not(None),
+                Run.group_name.not_in(held),
+            )
+            .order_by(Run.id)
+            .limit(_BATCH)
+        )
+        first: dict[str, str] = {}
+        for group, run_id in rows:
+            first.setdefault(group, run_id)
+        return list(first.values())
+
+
+def _admit(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    Advance(session, installation, run, now).go()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keep a claimed attempt: renew its lease from a thread of its own, and learn why its play has to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from types import TracebackType
+
+import structlog
+
+from relengq.engine.installation import Installation
+from relengq.errors import DatabaseUnavailable, StaleAttempt
+from relengq.execution import Stop
+from relengq.runs.attempts import Claim, renew
+
+_ASK_SECONDS = 1.0
+"""How often the worker looks whether its play has to stop."""
+_GIVE_UP_AT = 0.8
+"""The part of the lease after which a worker that could not renew it kills its play: before it can run out elsewhere."""
+_log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """Renews a lease while the ``with`` block lasts. ``stop()`` says whether, and why, the play must end."""
+
+    def __init__(self, installation: Installation, claim: Claim) -> None:
+        self._installation = installation
+        self._claim = claim
+        self._lease = installation.settings.lease_seconds
+        self._reason: Stop | None = None
+        self._over = threading.Event()
+        self._renewed = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name=f"keeper-{claim.attempt_id}", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(timeout=self._lease)
+
+    def stop(self) -> Stop | None:
+        """Why the play must stop, or None. A lease that could run out elsewhere is a reason of its own."""
+        if self._reason is None and time.monotonic() - self._renewed > self._lease * _GIVE_UP_AT:
+            _log.error("lease.not_renewed", run_id=self._claim.run_id, attempt=self._claim.label)
+            self._reason = Stop.LOST
+        return self._reason
+
+    def _keep(self) -> None:
+        pause = min(_ASK_SECONDS, self._lease / 4)
+        while not self._over.wait(pause):
+            if self._reason is None:
+                self._renew()
+
+    def _renew(self) -> None:
+        asked = time.monotonic()
+        try:
+            with self._installation.database.write() as session:
+                now = self._installation.database.now(session)
+                reason = renew(session, self._claim, now=now, lease=timedelta(seconds=self._lease))
+        except StaleAttempt as error:
+            _log.error("lease.taken_away", run_id=self._claim.run_id, error=str(error))
+            self._reason = Stop.LOST
+        except DatabaseUnavailable as error:
+            _log.warning("lease.database_away", run_id=self._claim.run_id, error=str(error))
+        else:
+            self._renewed = asked
+            self._reason = Stop(reason) if reason else None

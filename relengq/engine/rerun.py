@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Repeat a run: the whole, from a step on, or only what failed; the rest is kept with its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from relengq.engine.installation import Installation
+from relengq.engine.start import Repeat, Started, Trigger, first_steps, sent, start_in
+from relengq.errors import NotFound, Refused, WrongState, did_you_mean
+from relengq.models import Json, Run, Step
+from relengq.runs.create import NewStep
+from relengq.runs.definitions import workflow_of
+from relengq.states import StepState
+from relengq.workflows import Workflow
+
+Which = Literal["same", "latest"]
+
+
+def rerun(
+    installation: Installation,
+    run_id: str,
+    *,
+    trigger: Trigger,
+    from_step: str | None = None,
+    failed: bool = False,
+    revision: Which = "same",
+) -> Started:
+    """Start a new run that names ``run_id`` as its origin, with the same inputs.
+
+    ``from_step`` keeps the steps before that one; ``failed`` keeps every step and matrix instance that succeeded
+    before the first failure. ``same`` repeats the workflow and the content that the run was bound to, ``latest`` takes
+    the site as it is now. Raises NotFound, WrongState, Refused, InputFault or SiteFault.
+    """
+    with installation.database.write() as session:
+        origin = session.get(Run, run_id)
+        if origin is None:
+            raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+        if not origin.state.final:
+            raise WrongState(f"Run {origin.id} is still {origin.state}.", hint="Cancel it, or wait until it is over.")
+        workflow = workflow_of(origin) if revision == "same" else installation.site.workflow(origin.workflow)
+        steps = _steps(origin, workflow, from_step, failed)
+        commit, dirty = _revision(installation, origin, revision)
+        repeat = Repeat(
+            origin.id, "failed" if failed else from_step, steps, commit, dirty
+        )
+        given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
+        now = installation.database.now(session)
+        run, fresh = start_in(session, installation, workflow, given, trigger, now, repeat)
+    return sent(installation, run, fresh)
+
+
+def _revision(installation: Installation, origin: Run, revision: Which) -> tuple[str | None, bool]:
+    if revision == "same" and not origin.dirty:
+        return origin.revision, False
+    now = installation.revision()
+    if revision == "same" and now is not None and origin.dirty:
+        raise Refused(
+            f"Run {origin.id} was played from a site with uncommitted changes, which cannot be had again.",
+            hint="Use --revision latest.",
+        )
+    return (now.commit, now.dirty) if now else (None, False)
+
+
+def _steps(origin: Run, workflow: Workflow, from_step: str | None, failed: bool) -> tuple[NewStep, ...]:
+    fresh = first_steps(workflow)
+    if failed:
+        begin = _first_failed(origin)
+    elif from_step is not None:
+        begin = from_step
+    else:
+        return fresh
+    names = [step.name for step in fresh if not step.final]
+    if begin not in names:
+        raise NotFound(f"Workflow {workflow.name} has no step '{begin}'.", hint=did_you_mean(begin, names))
+    steps: list[NewStep] = []
+    for step in fresh:
+        rows = [row for row in origin.steps if row.name == step.name and not row.final]
+        if step.final or step.position > names.index(begin):
+            steps.append(step)
+        elif step.name == begin:
+            steps += _begun(step, rows) if failed else [step]
+        else:
+            steps += _kept(origin, step, rows)
+    return tuple(steps)
+
+
+def _first_failed(origin: Run) -> str:
+    for row in sorted(origin.steps, key=lambda step: (step.position, step.instance)):
+        if not row.final and row.state not in (StepState.SUCCEEDED, StepState.SKIPPED):
+            if row.state is StepState.FAILED and row.allow_failure:
+                continue
+            return row.name
+    raise WrongState(
+        f"Run {origin.id} has no failed step; it {origin.state}.", hint="Leave --failed out to repeat the whole run."
+    )
+
+
+def _kept(origin: Run, step: NewStep, rows: Sequence[Step]) -> list[NewStep]:
+    unfinished = [row for row in rows if not row.state.final]
+    if not rows or unfinished or any(row.state is StepState.CANCELLED for row in rows):
+        raise WrongState(
+            f"Step '{step.name}' of run {origin.id} has no result to keep.",
+            hint=f"Repeat from it or from a step before it: relengq rerun {origin.id} --from {step.name}",
+        )
+    return [NewStep(step.position, step.name, step.kind, step.final, kept=row) for row in rows]
+
+
+def _begun(step: NewStep, rows: Sequence[Step]) -> list[NewStep]:
+    """The step that failed: of a matrix, only the instances that did not succeed are played again."""
+    if not any(row.instance for row in rows):
+        return [step]
+    return [
+        NewStep(step.position, step.name, step.kind, step.final, kept=row)
+        if row.state is StepState.SUCCEEDED
+        else NewStep(step.position, step.name, step.kind, step.final, instance=row.instance, matrix=row.matrix)
+        for row in rows
+    ]

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker makes itself known in SQL, so that everybody can tell which queues are served, by whom, at which revision."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.worker import WorkController
+from celery.worker.consumer import Consumer
+from sqlalchemy import update
+
+from relengq import __version__
+from relengq.celery import app
+from relengq.engine.execute import POOL_VARIABLE
+from relengq.engine.installation import Installation, current
+from relengq.errors import RelengqError
+from relengq.processes import die_with_parent
+from relengq.migrations import require_head
+from relengq.models import Attempt, Worker
+from relengq.states import AttemptState
+
+BEAT_SECONDS = 5.0
+"""How often a worker says that it is there."""
+_log = structlog.get_logger(__name__)
+
+
+class Presence:
+    """Keeps one worker's row. Runs in a thread of the worker's main process."""
+
+    def __init__(self, installation: Installation, node: str, queues: Sequence[str], concurrency: int) -> None:
+        self._installation = installation
+        self._node = node
+        self._queues = sorted(queues)
+        self._concurrency = concurrency
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._grace: threading.Timer | None = None
+
+    def start(self) -> None:
+        """Say hello, and go on saying it."""
+        self._thread.start()
+
+    def stopping(self) -> None:
+        """The worker takes nothing new; what still plays after the grace time is handed back as interrupted."""
+        self._write(stopping=True)
+        self._grace = threading.Timer(self._installation.settings.stop_seconds, self._interrupt)
+        self._grace.daemon = True
+        self._grace.start()
+
+    def stop(self) -> None:
+        """Say goodbye."""
+        if self._grace is not None:
+            self._grace.cancel()
+        self._over.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+        self._remove()
+
+    def _run(self) -> None:
+        self._write()
+        while not self._over.wait(BEAT_SECONDS):
+            self._write()
+
+    def _write(self, *, stopping: bool | None = None) -> None:
+        database = self._installation.database
+        try:
+            revision = self._installation.revision()
+            with database.write() as session:
+                now = database.now(session)
+                row = session.get(Worker, self._node)
+                if row is None:
+                    row = self._row(now)
+                    session.add(row)
+                elif row.pid != os.getpid():
+                    row.pid, row.started_at, row.stopping = os.getpid(), now, False
+                row.queues, row.concurrency = self._queues, self._concurrency
+                row.revision = revision.commit if revision else None
+                row.version, row.seen_at = __version__, now
+                if stopping is not None:
+                    row.stopping = stopping
+        except RelengqError as error:
+            _log.warning("presence.not_written", worker=self._node, error=str(error))
+
+    def _row(self, now: datetime) -> Worker:
+        return Worker(
+            name=self._node,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pool=os.environ.get(POOL_VARIABLE),
+            started_at=now,
+            stopping=False,
+        )
+
+    def _interrupt(self) -> None:
+        database = self._installation.database
+        try:
+            with database.write() as session:
+                session.execute(
+                    update(Attempt)
+                    .where(
+                        Attempt.worker == self._node,
+                        Attempt.state == AttemptState.RUNNING,
+                        Attempt.stop_reason.is_(None),
+                    )
+                    .values(stop_reason="interrupted")
+                )
+        except RelengqError as error:
+            _log.warning("presence.not_interrupted", worker=self._node, error=str(error))
+
+    def _remove(self) -> None:
+        database = self._installation.database
+        try:
+            with database.write() as session:
+                row = session.get(Worker, self._node)
+                if row is not None and row.pid == os.getpid():
+                    session.delete(row)
+        except RelengqError as error:
+            _log.warning("presence.not_removed", worker=self._node, error=str(error))
+
+
+@celeryd_after_setup.connect
+def _check(sender: str, instance: WorkController, conf: object, **_: object) -> None:
+    """Refuse to start with a database that is not ready, before anything is taken from a queue."""
+    try:
+        require_head(current().database)
+    except RelengqError as error:
+        raise SystemExit(f"relengq: {error}") from None
+
+
+@worker_process_init.connect
+def _forked(**_: object) -> None:
+    """A pool child makes its own connections, and dies with its worker."""
+    die_with_parent(signal.SIGKILL)
+    current().database.forget()
+
+
+@worker_ready.connect
+def _ready(sender: Consumer, **_: object) -> None:
+    controller = sender.controller
+    queues = [str(queue) for queue in app.amqp.queues.consume_from]
+    app.presence = Presence(current(), str(controller.hostname), queues, int(controller.concurrency))
+    app.presence.start()
+
+
+@worker_shutting_down.connect
+def _shutting_down(**_: object) -> None:
+    """Called in a signal handler: the database is left to a thread."""
+    presence: Presence | None = getattr(app, "presence", None)
+    if presence is not None:
+        threading.Thread(target=presence.stopping, name="presence-stopping", daemon=True).start()
+
+
+@worker_shutdown.connect
+def _shutdown(**_: object) -> None:
+    presence: Presence | None = getattr(app, "presence", None)
+    if presence is not None:
+        presence.stop()
