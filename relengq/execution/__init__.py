@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only door to ansible-runner: an order goes in, output and task results come out, and an outcome."""
+
+from relengq.execution.door import play
+from relengq.execution.order import Outcome, PlayOrder, Sink, Stop, TaskOutcome
+
+__all__ = ["Outcome", "PlayOrder", "Sink", "Stop", "TaskOutcome", "play"]

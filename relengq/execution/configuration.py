@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the site's ansible.cfg says, where ansible-runner's own environment variables would hide it.
+
+ansible-runner sets ``ANSIBLE_STDOUT_CALLBACK`` and ``ANSIBLE_CALLBACK_PLUGINS`` for its own callback;
+environment variables win over ansible.cfg, so what stands there is carried over into the environment first.
+Ansible itself takes a missing inventory for an empty one and succeeds; here it is a fault.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relengq.errors import AttemptFault
+
+_PLUGIN_DEFAULT = "~/.ansible/plugins/callback:/usr/share/ansible/plugins/callback"
+"""Ansible's DEFAULT_CALLBACK_PLUGIN_PATH."""
+_UNPARSED_FAILED = "ANSIBLE_INVENTORY_UNPARSED_FAILED"
+_LOCALHOST = 'localhost ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"\n'
+
+
+@dataclass(frozen=True)
+class AnsibleConfiguration:
+    """The ansible.cfg that holds for plays in a project, and the values that relengq needs of it."""
+
+    path: Path | None
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    inventory: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, playbooks: Path, environment: Mapping[str, str]) -> AnsibleConfiguration:
+        """Look where Ansible looks: what the environment names wins over the project's own file.
+
+        Raises AttemptFault when a file is named that is not there, or that is not in INI format.
+        """
+        named = environment.get("ANSIBLE_CONFIG")
+        if named:
+            path = _resolved(named, playbooks)
+            if path.is_dir():
+                path /= "ansible.cfg"
+            if not path.is_file():
+                raise AttemptFault(f"The Ansible configuration {path} does not exist on this worker.")
+            return cls._read(path)
+        home = Path("~/.ansible.cfg").expanduser()
+        for path in (playbooks / "ansible.cfg", home, Path("/etc/ansible/ansible.cfg")):
+            if path.is_file():
+                return cls._read(path)
+        return cls(None)
+
+    @classmethod
+    def _read(cls, path: Path) -> AnsibleConfiguration:
+        parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+        try:
+            parser.read_string(path.read_text("utf-8"), source=str(path))
+        except (configparser.Error, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise AttemptFault(f"The Ansible configuration {path} cannot be read: {reason}.") from None
+        defaults, inventory = (
+            dict(parser[name]) if parser.has_section(name) else {} for name in ("defaults", "inventory")
+        )
+        return cls(path, defaults, inventory)
+
+    def callbacks(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment variables that keep the site's callbacks working under ansible-runner."""
+        kept = {}
+        plugins = environment.get("ANSIBLE_CALLBACK_PLUGINS")
+        if plugins is None:
+            listed = self.defaults.get("callback_plugins", _PLUGIN_DEFAULT)
+            base = self.path.parent if self.path else Path.cwd()
+            plugins = ":".join(str(_resolved(each, base)) for each in listed.split(":") if each.strip())
+        kept["ANSIBLE_CALLBACK_PLUGINS"] = plugins
+        if "ANSIBLE_STDOUT_CALLBACK" not in environment and self.defaults.get("stdout_callback"):
+            kept["ANSIBLE_STDOUT_CALLBACK"] = self.defaults["stdout_callback"]
+        if "unparsed_is_failed" not in self.inventory:
+            # An inventory that cannot be read is no empty inventory.
+            kept[_UNPARSED_FAILED] = environment.get(_UNPARSED_FAILED, "True")
+        return kept
+
+    def inventory_arguments(
+        self, wanted: str | None, playbooks: Path, private: Path, environment: Mapping[str, str]
+    ) -> list[str]:
+        """The ``-i`` that the play needs: none when Ansible finds the inventory of its configuration by
+        itself.
+
+        Raises AttemptFault when an inventory is named that does not exist.
+        """
+        if wanted is not None:
+            _check_inventory(wanted, playbooks)
+            return [f"--inventory={wanted}"]
+        if "ANSIBLE_INVENTORY" in environment:
+            _check_inventories(environment["ANSIBLE_INVENTORY"], playbooks)
+            return []
+        if self.path is not None and self.defaults.get("inventory"):
+            _check_inventories(self.defaults["inventory"], self.path.parent)
+            return []
+        if (playbooks / "inventory").exists():
+            return ["--inventory=inventory"]
+        local = private / "inventory"
+        local.write_text(_LOCALHOST, "utf-8")
+        return [f"--inventory={local}"]
+
+
+def _check_inventories(listed: str, base: Path) -> None:
+    """Check a list of paths as ansible.cfg has it: with commas, unless the commas make it a list of hosts."""
+    names = [each.strip() for each in listed.split(",") if each.strip()]
+    paths = [_resolved(each, base) for each in names]
+    if listed.rstrip().endswith(",") or (len(names) > 1 and not any(path.exists() for path in paths)):
+        return
+    for name in names:
+        _check_inventory(name, base)
+
+
+def _check_inventory(name: str, base: Path) -> None:
+    if "," not in name and not _resolved(name, base).exists():
+        raise AttemptFault(f"The inventory '{name}' does not exist in {base} on this worker.")
+
+
+def _resolved(name: str, base: Path) -> Path:
+    """A path as Ansible reads it: relative to the file that names it."""
+    text = os.path.expandvars(name.strip().replace("{{CWD}}", str(base)).replace("{{ CWD }}", str(base)))
+    return base / Path(text).expanduser()

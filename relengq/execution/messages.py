@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sentence that a person reads about a failure."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Mapping
+
+LONGEST = 10_000
+"""Characters of a message that are kept; the output has the rest."""
+_DETAILS = ("stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
+_SAYS_LITTLE = re.compile(r"non-zero return code|MODULE FAILURE|Assertion failed|^$")
+_ANSIBLE_ERROR = re.compile(r"^(?:ERROR!|\[ERROR\]:) ?(.*)", re.MULTILINE | re.DOTALL)
+_ERROR_END = re.compile(r"\n(?:\n|PLAY RECAP|PLAY \[|TASK \[|\[WARNING\]|\[DEPRECATION)|\Z")
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text, or its beginning and end when it is longer than ``longest`` characters."""
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if len(text) <= longest:
+        return text
+    head, tail = longest * 2 // 5, longest * 3 // 5
+    cut = len(text) - head - tail
+    return f"{text[:head]}\n[… {cut} characters cut here; the output has them …]\n{text[-tail:]}"
+
+
+def failure_message(result: Mapping[str, object]) -> str:
+    """What a failed result says: its message, and where that says little, the module's standard error."""
+    if not result:
+        return "failed; the result was too large to be kept, the output has it"
+    if "censored" in result:
+        return _plain(result["censored"])
+    message = _plain(result.get("msg", "")).strip()
+    if not _SAYS_LITTLE.search(message):
+        stderr = _plain(result.get("stderr", "")).strip()
+        return f"{message}: {stderr}" if stderr and stderr not in message else message
+    for name in _DETAILS:
+        if detail := _plain(result.get(name, "")).strip():
+            return f"{message}: {detail}" if message else detail
+    return message or shortened(_plain(dict(result)))
+
+
+def item_label(result: Mapping[str, object]) -> str:
+    """The item of a loop as Ansible shows it."""
+    label = result.get("_ansible_item_label")
+    return _plain(label if label is not None else result.get("item", ""))
+
+
+def ansible_error(tail: str) -> str | None:
+    """Ansible's own error (``ERROR! …`` before 2.19, ``[ERROR]: …`` since) at the end of an output."""
+    found = _ANSIBLE_ERROR.search(tail)
+    if not found:
+        return None
+    text = found[1]
+    first = text[: _ERROR_END.search(text).start()]  # type: ignore[union-attr]  # it matches the end at the latest
+    return shortened(" ".join(first.split()), 2000) or None
+
+
+def exit_message(return_code: int, tail: str) -> str:
+    """Why ansible-playbook failed when no task did: its error, or how it ended and its last line."""
+    if error := ansible_error(tail):
+        return error
+    if return_code < 0:
+        name = signal.strsignal(-return_code) or f"signal {-return_code}"
+        hint = " Was the host out of memory?" if return_code == -signal.SIGKILL else ""
+        return f"ansible-playbook was ended by a signal: {name}.{hint}"
+    lines = tail.strip().splitlines()
+    last = f" Its last line: {shortened(lines[-1].strip(), 500)}" if lines else ""
+    return f"ansible-playbook ended with exit code {return_code}.{last}"
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a worker asks of an execution, and what it hears from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from relengq.documents import Json
+from relengq.states import AttemptState
+
+
+@dataclass(frozen=True)
+class PlayOrder:
+    """One play of one playbook. Its ``repr`` shows no values."""
+
+    label: str
+    """What people call it: ``nightly-compose: createrepo [x86_64] #1``."""
+    playbooks: Path
+    """The Ansible project: where the playbook, roles, inventory and ansible.cfg are; the working directory
+    too.
+    """
+    playbook: str
+    """File below ``playbooks``."""
+    workdir: Path
+    """Where the play's private directory is made (mode 0700) and removed again."""
+    variables: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    """Extra variables. Every string in them reaches Ansible marked unsafe: it is never a template."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Added to the worker's own environment, from which what begins with RELENGQ_ is taken away."""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """Secret values; they are masked in everything that leaves the execution."""
+    timeout: float | None = None
+    """Seconds after which the play is killed."""
+    inventory: str | None = None
+    """Path below ``playbooks``, or a list of hosts with a comma; None: what ansible.cfg says."""
+    limit: str | None = None
+    tags: tuple[str, ...] = ()
+    skip_tags: tuple[str, ...] = ()
+    verbosity: int = 0
+    check: bool = False
+    diff: bool = False
+
+
+class Stop(StrEnum):
+    """Why a worker must stop a play."""
+
+    CANCELLED = "cancelled"
+    """A person, or the run's policy, does not want it any more."""
+    INTERRUPTED = "interrupted"
+    """The worker itself is being stopped."""
+    LOST = "lost"
+    """The lease could not be renewed in time: another worker may take the step."""
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """What one Ansible task did on one host."""
+
+    number: int
+    """From 1 within the attempt. A second outcome with the same number replaces the first."""
+    host: str
+    play: str
+    task: str
+    """As Ansible shows it: ``role : name``."""
+    action: str
+    status: str
+    """ok, changed, failed, unreachable, skipped, ignored (failed, and was to be ignored) or rescued."""
+    changed: bool
+    duration: float
+    """In seconds."""
+    started: datetime | None
+    message: str | None = None
+    """Of a failure: what the module said, with its standard error."""
+    item: str | None = None
+    """In a loop: the first item that failed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a play ended."""
+
+    state: AttemptState
+    """succeeded, failed, timed_out, cancelled, interrupted or lost."""
+    return_code: int | None = None
+    """ansible-playbook's exit code; negative: the signal that ended it."""
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By host: ok, changed, unreachable, failed, skipped, rescued, ignored."""
+    outputs: dict[str, Json] = field(default_factory=dict)
+    """What the play handed on with ``set_stats``; with ``per_host``, each name maps hosts to values."""
+    message: str | None = None
+    """``HOST: TASK: message`` of the first failure, or Ansible's own error, or why it was stopped."""
+
+
+class Sink(Protocol):
+    """Where output, task results and progress go while a play runs.
+
+    All are called from one thread. They may block: the play then waits when its pipe is full, and nothing
+    grows.
+    """
+
+    def output(self, text: str) -> None:
+        """Take the next piece of output: any length, cut anywhere."""
+
+    def task(self, outcome: TaskOutcome) -> None:
+        """Take a task's result on one host."""
+
+    def progress(self, play: str | None, task: str | None, host: str | None) -> None:
+        """Take note of where the play is now."""

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only place that touches ansible-runner, with types around it.
+
+ansible-runner prepares the environment (its callback above all), starts the command and reads the events. It
+is used in its ``subprocess`` mode with a pipe of ours for the output: its ``pexpect`` mode keeps all output
+of a play in memory, looks for a stop every five seconds only, and fails to find the end of some outputs. Its
+event path stays: for each mark in the output, ``Runner.event_callback`` loads the event, removes its file and
+hands it on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from ansible_runner.config.command import CommandConfig
+from ansible_runner.runner import Runner
+
+from relengq.execution.command import Command
+from relengq.execution.events import Event
+
+_PIPE_BYTES = 1 << 20
+
+
+class _Config(Protocol):
+    """What is used of ansible-runner's configuration."""
+
+    env: dict[str, str]
+    suppress_output_file: bool
+
+    def prepare_run_command(self, executable_cmd: str, cmdline_args: list[str]) -> None: ...
+
+
+class Running:
+    """A command under ansible-runner, in a thread that lasts as long as the command.
+
+    (The guard asks the kernel to be told of its parent's death; to the kernel the parent is the thread.)
+    """
+
+    def __init__(
+        self, command: Command, arguments: list[str], private: Path, handle: Callable[[Event], bool]
+    ) -> None:
+        self.reader, self._writer = os.pipe()
+        with suppress(OSError):
+            # Fewer, larger reads; the kernel may refuse it to an unprivileged user with many pipes.
+            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._input = os.open(os.devnull, os.O_RDONLY)
+        self._handle = handle
+        self._complaints: list[str] = []
+        config = CommandConfig(
+            private_data_dir=str(private),
+            host_cwd=str(command.directory),
+            envvars=command.environment,
+            fact_cache_type="",
+            ident="play",
+            quiet=True,
+            runner_mode="subprocess",
+            input_fd=self._input,
+            output_fd=self._writer,
+            error_fd=self._writer,
+        )
+        _configure(config, command, arguments)
+        self._runner = Runner(config, event_handler=self._take)
+        self._counter = 0
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ansible-runner", daemon=True)
+        self.ended = threading.Event()
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.join()
+        os.close(self._input)
+
+    def event(self, uuid: str) -> None:
+        """Have ansible-runner load the event and hand it on. What the handler raises is raised here."""
+        self._counter += 1
+        self._runner.event_callback({"uuid": uuid, "counter": self._counter})
+        if self._fault is not None:
+            raise self._fault
+
+    @property
+    def return_code(self) -> int:
+        """The command's exit code, or its signal as a negative number. Known when it has ended."""
+        return int(self._runner.rc) if self._runner.rc is not None else 254
+
+    @property
+    def complaint(self) -> str | None:
+        """Why ansible-runner could not start the command, when it could not."""
+        if self._fault is not None:
+            return f"{type(self._fault).__name__}: {self._fault}"
+        return self._complaints[-1] if self._complaints else None
+
+    def _run(self) -> None:
+        try:
+            self._runner.run()
+        except Exception as error:
+            # Whatever it is, it is why the play failed.
+            self._fault = error
+        finally:
+            os.close(self._writer)
+            self.ended.set()
+
+    def _take(self, event: Event) -> bool:
+        # The command's output goes through our pipe, so text in an event is ansible-runner's own: a
+        # traceback.
+        text = event.get("stdout")
+        if isinstance(text, str) and text.strip() and threading.current_thread() is self._thread:
+            self._complaints.append(text.strip())
+            return False
+        try:
+            return self._handle(event)
+        except OSError as error:
+            # ansible-runner takes an OSError for one of its own and goes on.
+            self._fault = error
+            raise
+
+
+def _configure(config: _Config, command: Command, arguments: list[str]) -> None:
+    config.prepare_run_command(arguments[0], arguments[1:])
+    config.suppress_output_file = True
+    for name in list(config.env):
+        # ansible-runner adds the worker's own environment, from which some was taken away.
+        if name in os.environ and name not in command.environment:
+            del config.env[name]
+    if "ANSIBLE_HOST_KEY_CHECKING" not in command.environment:
+        # Host keys are checked unless the site says otherwise; ansible-runner would switch it off.
+        config.env.pop("ANSIBLE_HOST_KEY_CHECKING", None)
+
