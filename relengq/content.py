@@ -66,7 +66,7 @@ def _export(site: Path, commit: str, place: Path) -> None:
                 hint="Fetch it on this host (git fetch), or start again with --revision latest.",
             )
         subprocess.run(["tar", "-x", "-C", str(fresh)], input=archive.stdout, check=True, timeout=_GIT_SECONDS)
-        os.rename(fresh, place)
+        fresh.rename(place)
     except OSError as error:
         if not place.is_dir():
             raise RevisionMissing(

@@ -70,7 +70,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 def _states(kind: type[RunState] | type[StepState] | type[AttemptState]) -> Enum:
     """States as their values in a plain string column, so that a new one needs no migration."""
     return Enum(
-        kind, native_enum=False, create_constraint=False, length=16, values_callable=lambda k: [m.value for m in k]
+        kind,
+        native_enum=False,
+        create_constraint=False,
+        length=16,
+        values_callable=lambda k: [m.value for m in k],
     )
 
 
@@ -81,7 +85,7 @@ _BIG = BigInteger().with_variant(Integer, "sqlite")
 class Base(DeclarativeBase):
     """Base of all tables."""
 
-    type_annotation_map = {  # noqa: RUF012: SQLAlchemy's own way to declare it
+    type_annotation_map = {  # noqa: RUF012 -- SQLAlchemy's own way to declare it
         datetime: UtcDateTime(),
         RunState: _states(RunState),
         StepState: _states(StepState),

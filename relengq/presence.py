@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker makes itself known in SQL, so that everybody can tell which queues are served, by whom, at which revision."""
+"""A worker makes itself known in SQL: everybody can tell which queues are served, by whom, at which revision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import structlog
-from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 from sqlalchemy import update
@@ -21,9 +27,9 @@ from relengq.celery import app
 from relengq.engine.execute import POOL_VARIABLE
 from relengq.engine.installation import Installation, current
 from relengq.errors import RelengqError
-from relengq.processes import die_with_parent
 from relengq.migrations import require_head
 from relengq.models import Attempt, Worker
+from relengq.processes import die_with_parent
 from relengq.states import AttemptState
 
 BEAT_SECONDS = 5.0

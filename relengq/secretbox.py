@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from relengq.documents import Json
 from relengq.errors import SiteFault
-from relengq.models import Json
 
 
 class SecretBox:

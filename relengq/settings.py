@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RELENGQ_", extra="forbid", frozen=True)
 
-    site: Path = Field(Path("."), description="The site's directory.")
+    site: Path = Field(Path(), description="The site's directory.")
     state_dir: Path = Field(
         Path(".relengq"),
         description="Where this machine keeps its own files: the embedded database and broker, checked-out content "
@@ -49,12 +49,8 @@ class Settings(BaseSettings):
         description="File with the key that encrypts secret inputs in the database; made when missing. "
         "All hosts need the same one. Relative to the state directory.",
     )
-    time_zone: str = Field(
-        "", description="Time zone in which the command line shows times. Empty: the machine's own."
-    )
-    admins: list[str] = Field(
-        ["root"], description="Persons and groups who may do everything on every workflow."
-    )
+    time_zone: str = Field("", description="Time zone in which the command line shows times. Empty: the machine's own.")
+    admins: list[str] = Field(["root"], description="Persons and groups who may do everything on every workflow.")
     groups: dict[str, list[str]] = Field(
         {},
         description="Groups and their members, beside the groups of the operating system: "
@@ -73,7 +69,9 @@ class Settings(BaseSettings):
         "when its queue in the broker is empty.",
     )
     schedule_grace: float = Field(
-        60.0, ge=0, description="A due time that is late by more than these seconds counts as missed (catch_up)."
+        60.0,
+        ge=0,
+        description="A due time that is late by more than these seconds counts as missed (catch_up).",
     )
     stop_seconds: float = Field(
         30.0,
@@ -86,7 +84,8 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower under 'relengq up'; 0: no Flower.")
     flower_address: str = Field("127.0.0.1", description="Address on which Flower listens under 'relengq up'.")
     celery: dict[str, str | int | float | bool] = Field(
-        {}, description="Further settings that are handed to Celery as they are: [celery] worker_max_tasks_per_child = 50."
+        {},
+        description="Further settings that are handed to Celery as they are: [celery] worker_max_tasks_per_child = 50.",
     )
 
     @classmethod
@@ -134,7 +133,7 @@ class Settings(BaseSettings):
         path = self.state_dir / "broker.sock"
         if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT:
             return path
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108: the directory made there is private
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108 -- the directory made there is private
         name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         return base / f"relengq-{os.getuid()}-{name}" / "broker.sock"
 

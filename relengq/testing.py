@@ -10,7 +10,7 @@
     bench.play(state="failed", message="no disk")
     assert bench.run(run_id).state == "failed"
 
-State is kept and advanced by the real engine in a SQLite database below the state directory; only the plays are made up.
+State is kept and advanced by the real engine in a SQLite database; only the plays are made up.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class Bench:
         ending = Ending(AttemptState(state), message=message, outputs=outputs)
         with database.write() as session:
             attempt = held_attempt(session, held)
-            attempt_ended(
-                session, self.installation, attempt, ending, now=database.now(session), who="worker bench"
-            )
+            attempt_ended(session, self.installation, attempt, ending, now=database.now(session), who="worker bench")
         send_due(self.installation)
 
     def play(

@@ -11,13 +11,14 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from relengq.documents import Json
+from relengq.durations import human
 from relengq.engine import context
 from relengq.engine.installation import Installation
-from relengq.durations import human
 from relengq.engine.matrix import instances, label
 from relengq.errors import ExpressionFault
 from relengq.expressions import condition, references, render
-from relengq.models import Json, Run, Step
+from relengq.models import Run, Step
 from relengq.runs import groups
 from relengq.runs.attempts import queue_attempt
 from relengq.runs.definitions import workflow_of
@@ -39,7 +40,7 @@ class Advance:
         self.run = run
         self.now = now
         self.workflow = workflow_of(run)
-        self.chain: list[Declared] = [*self.workflow.steps, *self.workflow.finally_]
+        self.chain = self.workflow.chain
 
     def go(self) -> None:
         """Begin whatever may begin, until something has to be waited for or the run is finished."""
@@ -96,7 +97,8 @@ class Advance:
     def _positions(self, *, final: bool) -> list[list[Step]]:
         """The instances of each step, in the order of the chain."""
         ordered = sorted(
-            (step for step in self.run.steps if step.final is final), key=lambda step: (step.position, step.instance)
+            (step for step in self.run.steps if step.final is final),
+            key=lambda step: (step.position, step.instance),
         )
         return [list(rows) for _, rows in groupby(ordered, key=lambda step: step.position)]
 
@@ -129,17 +131,14 @@ class Advance:
     def context(self, matrix: dict[str, Json] | None = None) -> context.Context:
         """What expressions of this run see now."""
         settings = self.installation.settings
-        return context.build(
-            self.run, self.run.steps, site=settings.site, state_dir=settings.state_dir, matrix=matrix
-        )
+        return context.build(self.run, self.run.steps, site=settings.site, state_dir=settings.state_dir, matrix=matrix)
 
     def _fan_out(self, row: Step, declared: Declared) -> None:
         """Turn the row of a step with a matrix into one row an instance, and begin each."""
-        assert declared.matrix is not None
         if declared.when and not _uses_matrix(declared.when) and not condition(declared.when).holds(self.context()):
             move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=f"when: {declared.when} is false")
             return
-        made = instances(declared.matrix, self.context())
+        made = instances(declared.matrix or {}, self.context())
         if not made:
             move_step(self.session, row, StepState.SKIPPED, now=self.now, reason="its matrix is empty")
             return
@@ -242,4 +241,4 @@ class Advance:
 
 
 def _uses_matrix(when: str) -> bool:
-    return any(path[0] == "matrix" for path in references(when, bare_expression=True))
+    return any(path[0] == "matrix" for path in references(when, bare=True))

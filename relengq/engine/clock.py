@@ -100,9 +100,7 @@ def _find_lost(session: Session, installation: Installation, run: Run, now: date
     ).all()
     for attempt in dead:
         message = f"the worker {attempt.worker} on {attempt.host} stopped answering"
-        attempt_ended(
-            session, installation, attempt, Ending(AttemptState.LOST, message=message), now=now, who=WHO
-        )
+        attempt_ended(session, installation, attempt, Ending(AttemptState.LOST, message=message), now=now, who=WHO)
 
 
 def _with_expired_waits(installation: Installation) -> list[str]:
@@ -117,11 +115,10 @@ def _with_expired_waits(installation: Installation) -> list[str]:
 
 def _end_waits(session: Session, installation: Installation, run: Run, now: datetime) -> None:
     workflow = workflow_of(run)
-    chain = [*workflow.steps, *workflow.finally_]
     for step in run.steps:
         if step.state is not StepState.WAITING or step.due_at is None or step.due_at >= now:
             continue
-        declared = chain[step.position]
+        declared = workflow.chain[step.position]
         go_on = (isinstance(declared, ApprovalStep) and declared.approval.on_timeout == "continue") or (
             isinstance(declared, WaitForStep) and declared.wait_for.on_timeout == "continue"
         )
@@ -169,7 +166,7 @@ def _first_in_free_groups(installation: Installation) -> list[str]:
         )
         first: dict[str, str] = {}
         for group, run_id in rows:
-            first.setdefault(group, run_id)
+            first.setdefault(str(group), run_id)
         return list(first.values())
 
 

@@ -9,13 +9,13 @@ from sqlalchemy.orm import Session
 
 from relengq.engine.advance import Advance
 from relengq.engine.installation import Installation
+from relengq.errors import WrongState
 from relengq.models import Attempt, Step
 from relengq.runs.attempts import Ending, end_attempt, queue_attempt
 from relengq.runs.definitions import workflow_of
 from relengq.runs.moves import SYSTEM, move_step
 from relengq.states import AttemptState, StepState
-from relengq.workflows import Retry
-from relengq.workflows import Step as Declared
+from relengq.workflows import PlaybookStep, Retry
 
 
 def attempt_ended(
@@ -24,14 +24,15 @@ def attempt_ended(
     """Store the ending, settle the step, and advance the run, all in the caller's transaction."""
     end_attempt(session, attempt, ending, now=now, who=who)
     step = attempt.step
-    workflow = workflow_of(step.run)
-    declared = [*workflow.steps, *workflow.finally_][step.position]
+    declared = workflow_of(step.run).chain[step.position]
+    if not isinstance(declared, PlaybookStep):
+        raise WrongState(f"step {step.label} of run {step.run_id} is of kind {declared.kind}, which has no attempts")
     _settle(session, step, declared, attempt, ending, now)
     Advance(session, installation, step.run, now).go()
 
 
 def _settle(
-    session: Session, step: Step, declared: Declared, attempt: Attempt, ending: Ending, now: datetime
+    session: Session, step: Step, declared: PlaybookStep, attempt: Attempt, ending: Ending, now: datetime
 ) -> None:
     if ending.state is AttemptState.SUCCEEDED:
         step.outputs = ending.outputs or {}
@@ -47,10 +48,10 @@ def _settle(
 
 
 def _failed(
-    session: Session, step: Step, declared: Declared, attempt: Attempt, ending: Ending, now: datetime
+    session: Session, step: Step, declared: PlaybookStep, attempt: Attempt, ending: Ending, now: datetime
 ) -> None:
     step.failures += 1
-    retry = declared.retry or Retry()
+    retry = declared.retry
     message = ending.message or f"{ending.state}"
     if step.failures < retry.attempts and not step.run.stop_as:
         due = now + timedelta(seconds=delay(retry, step.failures))
@@ -68,7 +69,7 @@ def delay(retry: Retry, failures: int) -> float:
         return longest
 
 
-def _lost(session: Session, step: Step, declared: Declared, attempt: Attempt, now: datetime) -> None:
+def _lost(session: Session, step: Step, declared: PlaybookStep, attempt: Attempt, now: datetime) -> None:
     step.losses += 1
     where = f"lost with its worker on {attempt.host}"
     if declared.on_lost == "hold":

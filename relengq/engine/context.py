@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from relengq.models import Json, Run, Step
+from relengq.documents import Json
+from relengq.models import Run, Step
 from relengq.states import StepState
 
 Context = dict[str, Json]

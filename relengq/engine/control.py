@@ -52,16 +52,20 @@ def cancel(installation: Installation, run_id: str, *, who: str, note: str | Non
 
 
 def cancel_in(
-    session: Session, installation: Installation, run: Run, *, who: str, now: datetime, note: str | None = None
+    session: Session,
+    installation: Installation,
+    run: Run,
+    *,
+    who: str,
+    now: datetime,
+    note: str | None = None,
 ) -> None:
     """Cancel within the caller's transaction, which has locked the run."""
     record(session, run, "cancel requested", now=now, who=who, note=note)
     stop_in(session, installation, run, result="cancelled", who=who, now=now)
 
 
-def stop_in(
-    session: Session, installation: Installation, run: Run, *, result: str, who: str, now: datetime
-) -> None:
+def stop_in(session: Session, installation: Installation, run: Run, *, result: str, who: str, now: datetime) -> None:
     """Stop what is under way; the run gets ``result`` when nothing of its chain runs any more."""
     _stop_steps(session, run, final=run.result is not None, now=now, who=who)
     if run.result is None:
@@ -91,7 +95,13 @@ def _was(state: RunState) -> str:
 
 
 def approve(
-    installation: Installation, run_id: str, step_name: str | None, *, who: str, note: str | None, accepted: bool
+    installation: Installation,
+    run_id: str,
+    step_name: str | None,
+    *,
+    who: str,
+    note: str | None,
+    accepted: bool,
 ) -> str:
     """Approve or reject the step that waits for it; returns its name. Raises NotFound or WrongState.
 
@@ -103,7 +113,12 @@ def approve(
         step = waiting_approval(run, step_name)
         decided.append(step.name)
         record(session, run, "approved" if accepted else "rejected", now=now, who=who, note=note, step=step)
-        step.outputs = {"approved": accepted, "by": who, "note": note, "at": now.isoformat(timespec="seconds")}
+        step.outputs = {
+            "approved": accepted,
+            "by": who,
+            "note": note,
+            "at": now.isoformat(timespec="seconds"),
+        }
         if accepted:
             move_step(session, step, StepState.SUCCEEDED, now=now, reason=f"approved by {who}", who=who)
         else:
@@ -159,7 +174,14 @@ def release(installation: Installation, run_id: str, *, who: str, note: str | No
             move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now, who=who)
         for step in lost:
             if fail:
-                move_step(session, step, StepState.FAILED, now=now, reason=f"failed by {who}: {step.reason}", who=who)
+                move_step(
+                    session,
+                    step,
+                    StepState.FAILED,
+                    now=now,
+                    reason=f"failed by {who}: {step.reason}",
+                    who=who,
+                )
             else:
                 queue_attempt(session, step, queue=step.queue or "default", now=now, due_at=now)
         Advance(session, installation, run, now).go()

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from relengq.content import tree
+from relengq.documents import Json
 from relengq.engine import context
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.dispatch import send_due
@@ -23,9 +24,9 @@ from relengq.engine.installation import Installation
 from relengq.engine.keeper import Keeper
 from relengq.errors import AttemptFault, BrokerUnavailable, DatabaseUnavailable, RelengqError, StaleAttempt
 from relengq.execution import Outcome, PlayOrder, play
-from relengq.expressions import condition, render
+from relengq.expressions import render
 from relengq.logs import Recorder
-from relengq.models import Attempt, Json, Run, Step
+from relengq.models import Attempt, Run, Step
 from relengq.pools import Pool
 from relengq.runs.attempts import Claim, Ending, WorkerIdentity, claim, held_attempt
 from relengq.runs.definitions import workflow_of
@@ -99,9 +100,7 @@ def _ending(outcome: Outcome) -> Ending:
     if size > OUTPUTS_LIMIT:
         message = f"its outputs have {size} bytes, and the limit is {OUTPUTS_LIMIT}; hand large values on in a file"
         return Ending(AttemptState.FAILED, message, outcome.return_code, _stats(outcome))
-    return Ending(
-        outcome.state, outcome.message, outcome.return_code, _stats(outcome), dict(outcome.outputs)
-    )
+    return Ending(outcome.state, outcome.message, outcome.return_code, _stats(outcome), dict(outcome.outputs))
 
 
 def _stats(outcome: Outcome) -> dict[str, Json]:
@@ -112,8 +111,7 @@ def _prepare(session: Session, held: Claim) -> Prepared:
     attempt = session.get_one(Attempt, held.attempt_id)
     step = attempt.step
     run = step.run
-    workflow = workflow_of(run)
-    declared = [*workflow.steps, *workflow.finally_][step.position]
+    declared = workflow_of(run).chain[step.position]
     if not isinstance(declared, PlaybookStep):
         raise AttemptFault(f"step '{step.name}' is of kind {declared.kind}, which no worker plays")
     return Prepared(run, step, list(run.steps), declared, attempt.number)
@@ -150,8 +148,8 @@ def _order(installation: Installation, prepared: Prepared) -> PlayOrder:
         tags=tuple(declared.tags),
         skip_tags=tuple(declared.skip_tags),
         verbosity=declared.verbosity,
-        check=_flag(declared.check, sees),
-        diff=_flag(declared.diff, sees),
+        check=declared.check,
+        diff=declared.diff,
     )
 
 
@@ -194,10 +192,6 @@ def _text(template: str | None, sees: context.Context, key: str) -> str | None:
     return text or None
 
 
-def _flag(value: bool | str, sees: context.Context) -> bool:
-    return value if isinstance(value, bool) else condition(value).holds(sees)
-
-
 def _leaves(values: Mapping[str, Json]) -> list[str]:
     """Every text in secret inputs, for masking."""
     found: list[str] = []
@@ -213,9 +207,7 @@ def _leaves(values: Mapping[str, Json]) -> list[str]:
     return found
 
 
-def _tell(
-    installation: Installation, held: Claim, ending: Ending, keeper: Keeper, who: WorkerIdentity
-) -> bool:
+def _tell(installation: Installation, held: Claim, ending: Ending, keeper: Keeper, who: WorkerIdentity) -> bool:
     """Store the ending and advance the run, again and again while the database is away and the lease holds."""
     while True:
         try:

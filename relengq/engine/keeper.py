@@ -18,7 +18,7 @@ from relengq.runs.attempts import Claim, renew
 _ASK_SECONDS = 1.0
 """How often the worker looks whether its play has to stop."""
 _GIVE_UP_AT = 0.8
-"""The part of the lease after which a worker that could not renew it kills its play: before it can run out elsewhere."""
+"""The part of the lease after which a worker that could not renew it kills its play, before others take over."""
 _log = structlog.get_logger(__name__)
 
 

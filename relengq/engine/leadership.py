@@ -25,8 +25,9 @@ def hold(installation: Installation, name: str, holder: str, seconds: float) -> 
             update(Lease)
             .where(Lease.name == name, or_(Lease.holder == holder, Lease.until < now))
             .values(holder=holder, until=until, fence=Lease.fence + 1)
-        )
-        if taken.rowcount:
+            .returning(Lease.name)
+        ).one_or_none()
+        if taken is not None:
             return True
         if session.get(Lease, name) is not None:
             return False

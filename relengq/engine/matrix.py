@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 
+from relengq.documents import Json
 from relengq.errors import ExpressionFault
 from relengq.expressions import render
-from relengq.models import Json
 
 MAX_INSTANCES = 256
 """A step fans out to at most so many instances; more is a mistake in an input."""

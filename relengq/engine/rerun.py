@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from relengq.documents import Json
 from relengq.engine.installation import Installation
 from relengq.engine.start import Repeat, Started, Trigger, first_steps, sent, start_in
 from relengq.errors import NotFound, Refused, WrongState, did_you_mean
-from relengq.models import Json, Run, Step
+from relengq.models import Run, Step
 from relengq.runs.create import NewStep
 from relengq.runs.definitions import workflow_of
 from relengq.states import StepState
@@ -42,9 +43,7 @@ def rerun(
         workflow = workflow_of(origin) if revision == "same" else installation.site.workflow(origin.workflow)
         steps = _steps(origin, workflow, from_step, failed)
         commit, dirty = _revision(installation, origin, revision)
-        repeat = Repeat(
-            origin.id, "failed" if failed else from_step, steps, commit, dirty
-        )
+        repeat = Repeat(origin.id, "failed" if failed else from_step, steps, commit, dirty)
         given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
         now = installation.database.now(session)
         run, fresh = start_in(session, installation, workflow, given, trigger, now, repeat)
@@ -93,7 +92,8 @@ def _first_failed(origin: Run) -> str:
                 continue
             return row.name
     raise WrongState(
-        f"Run {origin.id} has no failed step; it {origin.state}.", hint="Leave --failed out to repeat the whole run."
+        f"Run {origin.id} has no failed step; it {origin.state}.",
+        hint="Leave --failed out to repeat the whole run.",
     )
 
 

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from relengq.documents import Json
 from relengq.engine.advance import Advance
 from relengq.engine.control import cancel_in
 from relengq.engine.dispatch import send_due
@@ -20,7 +21,7 @@ from relengq.engine.installation import Installation
 from relengq.errors import BrokerUnavailable, Refused
 from relengq.expressions import render
 from relengq.inputs import check_inputs, mask
-from relengq.models import Json, Run
+from relengq.models import Run
 from relengq.runs import groups
 from relengq.runs.create import NewRun, NewStep, create
 from relengq.runs.moves import move_run
@@ -65,9 +66,7 @@ class Repeat:
     dirty: bool
 
 
-def start(
-    installation: Installation, workflow_name: str, given: Mapping[str, object], trigger: Trigger
-) -> Started:
+def start(installation: Installation, workflow_name: str, given: Mapping[str, object], trigger: Trigger) -> Started:
     """Start a workflow. Raises NotFound, SiteFault, InputFault, Refused or DatabaseUnavailable."""
     workflow = installation.site.workflow(workflow_name)
     with installation.database.write() as session:
@@ -138,7 +137,13 @@ def _enter(session: Session, installation: Installation, run: Run, workflow: Wor
     if policy and run.group_name and policy.when_busy != "queue":
         busy = groups.take(session, run)
         if busy and policy.when_busy == "skip":
-            move_run(session, run, RunState.SKIPPED, now=now, reason=f"group {run.group_name} is held by run {busy}")
+            move_run(
+                session,
+                run,
+                RunState.SKIPPED,
+                now=now,
+                reason=f"group {run.group_name} is held by run {busy}",
+            )
             return
         if busy:
             for other in _others(session, run):
@@ -170,10 +175,9 @@ def _refuse_flood(session: Session, installation: Installation) -> None:
 
 def first_steps(workflow: Workflow) -> tuple[NewStep, ...]:
     """The steps of a run that begins at the beginning."""
-    chain = [*workflow.steps, *workflow.finally_]
     return tuple(
         NewStep(position, step.name, step.kind, final=position >= len(workflow.steps))
-        for position, step in enumerate(chain)
+        for position, step in enumerate(workflow.chain)
     )
 
 

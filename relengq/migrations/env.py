@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Alembic's door: runs the migrations on the connection that relengq.migrations hands over."""
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import context
+from alembic.autogenerate.api import AutogenContext
 
 from relengq.models import Base, UtcDateTime
 
 
-def render(kind, item, autogen):
+def render(kind: str, item: object, autogen: AutogenContext) -> str | Literal[False]:
     """Write plain column types into migrations, so that an old one never depends on today's code."""
     if kind == "type":
         if isinstance(item, UtcDateTime):

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from relengq.documents import Json
 from relengq.errors import StaleAttempt
-from relengq.models import Attempt, Json, Run, Step
+from relengq.models import Attempt, Run, Step
 from relengq.runs.moves import move_attempt, move_run, move_step
 from relengq.states import AttemptState, RunState, StepState
 
@@ -84,9 +85,10 @@ def claim(session: Session, attempt_id: int, who: WorkerIdentity, *, now: dateti
         update(Attempt)
         .where(Attempt.id == attempt_id, Attempt.state == AttemptState.QUEUED, Attempt.due_at <= now)
         .values(fence=Attempt.fence + 1, host=who.host, worker=who.node, pid=who.pid, lease_until=now + lease)
+        .returning(Attempt.id)
         .execution_options(synchronize_session=False)
-    )
-    if not taken.rowcount:
+    ).one_or_none()
+    if taken is None:
         return None
     session.refresh(found)
     move_attempt(session, found, AttemptState.RUNNING, now=now, who=f"worker {who.host}")

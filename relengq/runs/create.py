@@ -13,7 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from relengq.models import Definition, Json, Run, RunInput, Step
+from relengq.documents import Json
+from relengq.models import Definition, Run, RunInput, Step
 from relengq.runs.ids import new_id
 from relengq.runs.moves import record
 from relengq.states import RunState, StepState

@@ -19,9 +19,7 @@ def new_id(moment: datetime) -> str:
     Two runs of one millisecond may get the same id (1 in 1024); whoever inserts it tries again.
     """
     milliseconds = max(0, int((moment - _EPOCH).total_seconds() * 1000))
-    return encode(milliseconds, _TIME_CHARACTERS) + "".join(
-        secrets.choice(ALPHABET) for _ in range(_RANDOM_CHARACTERS)
-    )
+    return encode(milliseconds, _TIME_CHARACTERS) + "".join(secrets.choice(ALPHABET) for _ in range(_RANDOM_CHARACTERS))
 
 
 def encode(number: int, width: int) -> str:
@@ -35,4 +33,4 @@ def encode(number: int, width: int) -> str:
 
 def normal(text: str) -> str:
     """What a person typed, as an id is written: lower case, with i, l and o read as the digits they look like."""
-    return text.strip().lower().translate(str.maketrans({"i": "1", "l": "1", "o": "0"}))
+    return text.strip().lower().translate(str.maketrans("ilo", "110"))

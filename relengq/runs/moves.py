@@ -45,7 +45,13 @@ def record(
 
 
 def move_run(
-    session: Session, run: Run, after: RunState, *, now: datetime, reason: str | None = None, who: str = SYSTEM
+    session: Session,
+    run: Run,
+    after: RunState,
+    *,
+    now: datetime,
+    reason: str | None = None,
+    who: str = SYSTEM,
 ) -> None:
     """Bring a run into a state. Raises IllegalTransition when the table does not have it."""
     before = run.state
@@ -63,7 +69,13 @@ def move_run(
 
 
 def move_step(
-    session: Session, step: Step, after: StepState, *, now: datetime, reason: str | None = None, who: str = SYSTEM
+    session: Session,
+    step: Step,
+    after: StepState,
+    *,
+    now: datetime,
+    reason: str | None = None,
+    who: str = SYSTEM,
 ) -> None:
     """Bring a step into a state. Raises IllegalTransition when the table does not have it."""
     before = step.state
@@ -78,7 +90,17 @@ def move_step(
     if after.final:
         step.finished_at = now
         step.due_at = None
-    record(session, step.run, f"step {after}", now=now, who=who, note=reason, step=step, before=before, after=after)
+    record(
+        session,
+        step.run,
+        f"step {after}",
+        now=now,
+        who=who,
+        note=reason,
+        step=step,
+        before=before,
+        after=after,
+    )
 
 
 def move_attempt(
