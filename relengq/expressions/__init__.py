@@ -76,7 +76,7 @@ class Condition:
 
 def condition(text: str) -> Condition:
     """Compile a condition; ``{{ }}`` around it is tolerated. Raises ExpressionFault."""
-    return Condition(text, _condition(bare(text)))
+    return Condition(text, _condition(unwrap(text)))
 
 
 def render(value: Json, context: Context) -> Json:
@@ -95,21 +95,21 @@ def render(value: Json, context: Context) -> Json:
         return _filled(pieces, context)
 
 
-def verify(text: str, *, bare_expression: bool) -> None:
-    """Compile a condition (``bare_expression``) or a template; raises ExpressionFault."""
-    if bare_expression:
+def verify(text: str, *, bare: bool) -> None:
+    """Compile a condition (``bare``) or a template; raises ExpressionFault."""
+    if bare:
         condition(text)
     elif is_template(text):
         _template(text)
 
 
-def references(text: str, *, bare_expression: bool) -> list[Path]:
-    """The dotted names that a condition (``bare_expression``) or a template reads, as its text tells.
+def references(text: str, *, bare: bool) -> list[Path]:
+    """The dotted names that a condition (``bare``) or a template reads, as its text tells.
 
     ``outputs.ci['x'].y`` gives ``("outputs", "ci", "x", "y")``. Raises ExpressionFault.
     """
-    if bare_expression:
-        return list(_condition(bare(text)).paths)
+    if bare:
+        return list(_condition(unwrap(text)).paths)
     if not is_template(text):
         return []
     return [path for piece in _template(text) if isinstance(piece, _Expression) for path in piece.paths]
@@ -120,7 +120,7 @@ def is_template(text: str) -> bool:
     return "{{" in text or "{%" in text or "{#" in text
 
 
-def bare(text: str) -> str:
+def unwrap(text: str) -> str:
     """The expression of a condition without ``{{ }}`` around it."""
     stripped = text.strip()
     if stripped.startswith("{{") and stripped.endswith("}}"):

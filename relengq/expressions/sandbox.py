@@ -3,8 +3,8 @@
 
 Expressions come from a site's files; the values that they work on come from messages and people. So a
 value never becomes an expression, a name of a method or a regular expression, and no expression can eat the
-machine: an evaluation may make ``WORK_LIMIT`` characters and items, and one that asks for more ends with an error that
-names the limit.
+machine: an evaluation may make ``WORK_LIMIT`` characters and items, and one that asks for more ends with an error
+that names the limit.
 """
 
 from __future__ import annotations
