@@ -61,7 +61,7 @@ def _template(value: object) -> str:
 
 def _queue(value: object) -> str:
     text = _template(value)
-    if not is_template(text) and not re.match(_QUEUE, text):
+    if not is_template(text) and not re.fullmatch(_QUEUE, text):
         raise ValueError("a queue's name has letters, digits, '.', '_' and '-' only, at most 100")
     return text
 
@@ -96,7 +96,7 @@ def _playbook(value: str) -> str:
 
 
 def _variable(name: str) -> str:
-    if not re.match(_WORD, name) or keyword.iskeyword(name):
+    if not re.fullmatch(_WORD, name) or keyword.iskeyword(name):
         raise ValueError(f"'{name}' is no name for a variable: letters, digits and '_' only")
     if name.startswith("ansible_") or name in _RESERVED_VARIABLES:
         raise ValueError(f"the name '{name}' is reserved: Ansible or relengq gives it a meaning of its own")
