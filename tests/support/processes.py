@@ -120,9 +120,7 @@ class Process:
             # ours.
             assert self._popen is not None
             done = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            return (
-                self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, done) is not None
-            )
+            return self._popen.returncode is not None or os.waitid(os.P_PID, self._popen.pid, done) is not None
 
         with suppress(AssertionError):
             wait_until(ended, timeout)

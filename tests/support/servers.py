@@ -102,9 +102,7 @@ class RabbitMQServer(Process):
         program = _program("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
         super().__init__([program], directory, environment, name="rabbitmq")
         # The server would start a port mapper that stays behind.
-        self._mapper = Process(
-            [_program("epmd"), "-port", str(mapper)], directory, self.environment, name="epmd"
-        )
+        self._mapper = Process([_program("epmd"), "-port", str(mapper)], directory, self.environment, name="epmd")
 
     @property
     def url(self) -> str:
@@ -176,9 +174,7 @@ class PostgreSQLServer(Process):
         return f"postgresql+psycopg://postgres@/{database}?host={self.directory}"
 
     def execute(self, statement: str) -> None:
-        with psycopg.connect(
-            f"host={self.directory} user=postgres dbname=postgres", autocommit=True
-        ) as connection:
+        with psycopg.connect(f"host={self.directory} user=postgres dbname=postgres", autocommit=True) as connection:
             connection.execute(statement)  # type: ignore[arg-type]
 
     @contextmanager

@@ -15,8 +15,6 @@ def wait_until(condition: Callable[[], T], timeout: float = 30.0, what: str = ""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(
-                f"Not within {timeout:g} s: {what or condition}; the last value was {value!r}."
-            )
+            raise AssertionError(f"Not within {timeout:g} s: {what or condition}; the last value was {value!r}.")
         time.sleep(0.02)
     return value

@@ -41,9 +41,7 @@ def lines() -> Lines:
 
 def test_lines_come_with_the_name_of_their_child(lines: Lines) -> None:
     with Supervisor(lines) as supervisor:
-        code = supervisor.run(
-            python("one", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
-        )
+        code = supervisor.run(python("one", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
     assert code == 3
     assert sorted(lines.of("one")) == ["err", "out"]
 
