@@ -32,7 +32,7 @@ EXAMPLES = r"""
     path: /srv/composes/Fedora-Rawhide-20261120.n.0
 """
 RETURN = r"""
-previous: {description: The id of the compose that was compared with; empty for a first one., type: str, returned: success}
+previous: {description: The compose that was compared with; empty for a first one., type: str, returned: success}
 counts: {description: "How many packages were added, dropped, upgraded, downgraded.", type: dict, returned: success}
 report: {description: The file with the report as text., type: str, returned: success}
 """

@@ -21,7 +21,8 @@ short_description: Check that every requirement is answered inside the compose
 description:
   - For each architecture in composeinfo.json, all packages of its repositories are one universe. Every requirement
     (versions, files, rich dependencies) has to be provided in it; C(rpmlib()) features are rpm's own.
-  - What is not is written to C(logs/ARCH/repoclosure.txt) and C(logs/global/closure.json). Works on Pungi's composes too.
+  - What is not is written to C(logs/ARCH/repoclosure.txt) and C(logs/global/closure.json).
+  - Works on Pungi's composes too.
 options:
   path: {description: The compose., type: path, required: true}
   policy: {description: What a missing dependency does., type: str, choices: [fail, warn, report], default: fail}
@@ -58,13 +59,13 @@ def unresolved(compose: Compose) -> dict[str, list[dict[str, str]]]:
     """For each architecture the packages with what they lack."""
     info = productmd.compose.Compose(str(compose.path)).info
     arches = sorted({arch for variant in info.get_variants() for arch in variant.arches})
-    return {
-        arch: sorted(
-            ({"package": nevra(package), "requires": text} for package, text in universe(compose, info, arch).unresolved()),
-            key=lambda entry: (entry["package"], entry["requires"]),
-        )
-        for arch in arches
-    }
+    return {arch: lacks(universe(compose, info, arch)) for arch in arches}
+
+
+def lacks(packages: Universe) -> list[dict[str, str]]:
+    """What nothing answers, in an order that does not depend on the repodata's."""
+    found = sorted((nevra(package), text) for package, text in packages.unresolved())
+    return [{"package": package, "requires": text} for package, text in found]
 
 
 def as_text(arch: str, entries: list[dict[str, str]]) -> str:
@@ -92,11 +93,11 @@ def closure(module: AnsibleModule) -> dict:
 
 def report(module: AnsibleModule, logs: Path, missing: dict[str, list[dict[str, str]]]) -> None:
     """Fail or warn, with the first few named."""
-    lacks = [f"{entry['package']} requires {entry['requires']}" for entries in missing.values() for entry in entries]
-    if not lacks or module.params["policy"] == "report":
+    named = [f"{entry['package']} requires {entry['requires']}" for entries in missing.values() for entry in entries]
+    if not named or module.params["policy"] == "report":
         return
-    more = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
-    sentence = f"{len(lacks)} requirements have no answer: {'; '.join(lacks[:SHOWN])}{more} (all: {logs}/closure.json)"
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    sentence = f"{len(named)} requirements have no answer: {'; '.join(named[:SHOWN])}{more} (all: {logs}/closure.json)"
     if module.params["policy"] == "fail":
         raise ComposeFault(sentence)
     module.warn(sentence)

@@ -58,7 +58,7 @@ def present(tree: Path) -> set[tuple[str, int, int]]:
 
 def make(module: AnsibleModule, tree: Path) -> None:
     """Run createrepo_c, the one beside this Python before any other."""
-    program = module.get_bin_path("createrepo_c", required=True, opt_dirs=[os.path.dirname(sys.executable)])
+    program = module.get_bin_path("createrepo_c", required=True, opt_dirs=[str(Path(sys.executable).parent)])
     workers = module.params["workers"] or os.cpu_count() or 1
     command = [program, "--quiet", "--no-database", "--unique-md-filenames", "--checksum=sha256", "--retain-old-md=0"]
     command += ["--general-compress-type=gz", f"--workers={workers}", str(tree)]

@@ -26,7 +26,11 @@ options:
   path: {description: The compose., type: path, required: true}
   source: {description: Directory with RPMs at any depth., type: path, required: true}
   arch: {description: An architecture or C(source)., type: str, required: true}
-  arches: {description: "For C(source), the architectures whose packages count.", type: list, elements: str, default: []}
+  arches:
+    description: For C(source), the architectures whose packages count.
+    type: list
+    elements: str
+    default: []
 author: [The relengq authors]
 """
 EXAMPLES = r"""
@@ -38,9 +42,9 @@ EXAMPLES = r"""
 RETURN = r"""
 packages: {description: How many packages the architecture has., type: int, returned: success}
 added: {description: Names of files that were put in., type: list, elements: str, returned: success}
-removed: {description: Names of files that are no longer wanted and were taken out., type: list, elements: str, returned: success}
+removed: {description: Names of files that were taken out., type: list, elements: str, returned: success}
 size: {description: Bytes of all packages., type: int, returned: success}
-missing: {description: "For C(source), source packages that the directory lacks.", type: list, elements: str, returned: success}
+missing: {description: "For C(source), those that the directory lacks.", type: list, elements: str, returned: success}
 """
 
 OPTIONS = {
@@ -49,6 +53,9 @@ OPTIONS = {
     "arch": {"type": "str", "required": True},
     "arches": {"type": "list", "elements": "str", "default": []},
 }
+# Where a package is, and the package: by its name, and by its place in the compose.
+Found = dict[str, tuple[Path, cr.Package]]
+Chosen = dict[Path, tuple[Path, cr.Package]]
 DEBUG = ("-debuginfo", "-debugsource", "-debuginfo-common")
 
 
@@ -72,7 +79,7 @@ def _raise(fault: OSError) -> None:
     raise fault
 
 
-def binaries(source: Path, arch: str) -> dict[str, tuple[Path, cr.Package]]:
+def binaries(source: Path, arch: str) -> Found:
     """The newest build of each package of an architecture; raises ComposeFault when there is none."""
     found = newest(candidates(source, {arch, "noarch"}))
     if not any(package.arch == arch for _path, package in found.values()):
@@ -80,11 +87,12 @@ def binaries(source: Path, arch: str) -> dict[str, tuple[Path, cr.Package]]:
     return found
 
 
-def sources(compose: Compose, source: Path, arches: list[str]) -> tuple[dict[str, tuple[Path, cr.Package]], list[str]]:
+def sources(compose: Compose, source: Path, arches: list[str]) -> tuple[Found, list[str]]:
     """The source packages of what was gathered, by file name, and the names of those that are missing."""
     wanted = {
         read_rpm(path).rpm_sourcerpm
         for arch in arches
+        if compose.ready(arch)
         for tree in compose.trees(arch)
         for path in (compose.top / tree.relative / "Packages").glob("*/*.rpm")
     }
@@ -120,31 +128,29 @@ def place(origin: Path, target: Path) -> None:
         os.link(origin, temporary)
     except OSError:
         shutil.copy2(origin, temporary)
-    os.replace(temporary, target)
+    temporary.replace(target)
 
 
-def synchronise(compose: Compose, arch: str, wanted: dict[Path, tuple[Path, cr.Package]], dry: bool) -> tuple[list[str], list[str]]:
-    """Make the trees of an architecture hold exactly what is wanted; returns what was added and removed."""
-    present = {
-        path
-        for tree in compose.trees(arch)
-        for path in (compose.top / tree.relative / "Packages").glob("*/*.rpm")
-    }
-    removed = sorted(present - set(wanted))
+def synchronise(compose: Compose, arch: str, wanted: Chosen, dry: bool) -> tuple[list[str], list[str]]:
+    """Make the trees of an architecture hold exactly what is wanted, a chosen package for each place.
+
+    Returns the names of the files that were added and removed; raises ComposeFault when a new one is broken.
+    """
+    trees = [compose.top / tree.relative for tree in compose.trees(arch)]
+    removed = sorted({path for tree in trees for path in (tree / "Packages").glob("*/*.rpm")} - set(wanted))
     added = sorted(target for target, (origin, _package) in wanted.items() if not same(origin, target))
     broken = [fault for target in added if (fault := _broken(*wanted[target]))]
     if broken:
         raise ComposeFault(f"{len(broken)} of the RPMs are broken: {'; '.join(broken)}")
-    if added or removed:
-        compose.refuse_change_when_finished()
     if (added or removed) and not dry:
+        compose.refuse_change_when_finished()
         # Repodata of other packages must not pass for this one's when the rest never comes.
-        for tree in compose.trees(arch):
-            (compose.top / tree.relative / "repodata" / "repomd.xml").unlink(missing_ok=True)
-    for target in [] if dry else added:
-        place(wanted[target][0], target)
-    for path in [] if dry else removed:
-        path.unlink()
+        for tree in trees:
+            (tree / "repodata" / "repomd.xml").unlink(missing_ok=True)
+        for target in added:
+            place(wanted[target][0], target)
+        for path in removed:
+            path.unlink()
     return [path.name for path in added], [path.name for path in removed]
 
 

@@ -123,7 +123,9 @@ def packages(compose: Compose, arch: str, category: str) -> list[tuple[cr.Packag
     return found
 
 
-def fill_compose(metadata: productmd.rpms.Rpms | productmd.images.Images, info: productmd.composeinfo.ComposeInfo) -> None:
+def fill_compose(
+    metadata: productmd.rpms.Rpms | productmd.images.Images, info: productmd.composeinfo.ComposeInfo
+) -> None:
     for name in ("id", "type", "date", "respin"):
         setattr(metadata.compose, name, getattr(info.compose, name))
 

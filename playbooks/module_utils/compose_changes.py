@@ -62,9 +62,7 @@ def builds(path: Path) -> dict[str, Build]:
 
 def _add(found: dict[str, Build], top: Path, source: str, packages: dict[str, dict]) -> None:
     parts = productmd.common.parse_nvra(source)
-    build = found.setdefault(
-        parts["name"], Build(name=parts["name"], evr=_evr(parts), rpms=[], size=0, source="")
-    )
+    build = found.setdefault(parts["name"], Build(name=parts["name"], evr=_evr(parts), rpms=[], size=0, source=""))
     if Evr.parse(build["evr"]).key < Evr.parse(_evr(parts)).key:
         build.update(evr=_evr(parts), rpms=[], size=0, source="")
     elif build["evr"] != _evr(parts):
@@ -146,9 +144,8 @@ def as_text(changes: Changes) -> str:
         lines.append(f"{f'Size change of {kind} packages:':<36}{human(total)}")
     for kind in KINDS:
         lines += ["", f"===== {kind.upper()} PACKAGES ====="]
-        for change in changes[kind]:
-            lines += [*_entry(change), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        lines += "\n\n".join("\n".join(_entry(change)) for change in changes[kind]).splitlines()
+    return "\n".join(lines) + "\n"
 
 
 def _entry(change: Change) -> list[str]:
@@ -159,7 +156,8 @@ def _entry(change: Change) -> list[str]:
     lines.append(f"Size:         {human(change['size'])}")
     if "old_version" in change:
         lines.append(f"Size change:  {human(change['size_change'])}")
-        lines += ["Changelog:", *(f"  {'  '.join(('* ' + entry).splitlines(keepends=True))}" for entry in change["changelog"])]
+        lines.append("Changelog:")
+        lines += [f"  {line}" for entry in change["changelog"] for line in f"* {entry}".splitlines()]
     return lines
 
 

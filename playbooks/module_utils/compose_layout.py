@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -160,7 +159,7 @@ def _composes(directory: Path, family: tuple[str, str, str]) -> Iterator[Compose
 def latest(directory: Path, name: ComposeName) -> str:
     """The compose id that the latest link of a release names; empty when there is no link."""
     try:
-        return Path(os.readlink(directory / name.latest_link)).name
+        return (directory / name.latest_link).readlink().name
     except OSError:
         return ""
 
@@ -172,14 +171,12 @@ def write(path: Path, text: str, *, dry: bool = False) -> bool:
     if dry:
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return True
 
@@ -189,7 +186,7 @@ def point(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
-    os.replace(temporary, link)
+    temporary.replace(link)
 
 
 def _read(path: Path, *, strip: bool = True) -> str:

@@ -36,7 +36,9 @@ def check_payload(path: Path, package: cr.Package) -> None:
     """
     with path.open("rb") as file:
         file.seek(package.rpm_header_start)
-        stated, algorithm = _payload_digest(file.read(min(package.rpm_header_end - package.rpm_header_start, _HEADER_LIMIT)))
+        stated, algorithm = _payload_digest(
+            file.read(min(package.rpm_header_end - package.rpm_header_start, _HEADER_LIMIT))
+        )
         if stated is None or algorithm not in _ALGORITHMS:
             return
         file.seek(package.rpm_header_end)

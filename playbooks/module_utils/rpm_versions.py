@@ -58,7 +58,7 @@ class Evr(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The versions that a dependency speaks of: a sense (``<``, ``<=``, ``=``, ``>=``, ``>``; empty for any) and an EVR."""
+    """What versions a dependency means: a sense (``<``, ``<=``, ``=``, ``>=``, ``>``) and an EVR. ANY has none."""
 
     sense: str
     evr: Evr | None
