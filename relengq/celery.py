@@ -32,6 +32,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": _redis_options() if redis else _amqp_options(),
         "broker_connection_retry_on_startup": True,
         "broker_connection_timeout": 5,
+        "broker_connection_max_retries": None,
         "broker_heartbeat": 20,
         "task_default_queue": "default",
         "task_create_missing_queues": True,
@@ -61,8 +62,13 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return values
 
 
+_PUBLISHING = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0.2}
+"""Who sends says soon that the broker is away; the clock sends again. (Workers try for ever, by another setting.)"""
+
+
 def _redis_options() -> dict[str, Any]:
     return {
+        **_PUBLISHING,
         "socket_timeout": _IO_SECONDS,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
@@ -73,7 +79,7 @@ def _redis_options() -> dict[str, Any]:
 
 
 def _amqp_options() -> dict[str, Any]:
-    return {"confirm_publish": True, "read_timeout": _IO_SECONDS, "write_timeout": _IO_SECONDS}
+    return {**_PUBLISHING, "confirm_publish": True, "read_timeout": _IO_SECONDS, "write_timeout": _IO_SECONDS}
 
 
 class SiteLoader(BaseLoader):
@@ -93,7 +99,7 @@ def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
         app.send_task(RUN_STEP, args=(attempt_id,), task_id=task_id, queue=queue, shadow=label, ignore_result=True)
     except (TransportError, OSError) as error:
         raise BrokerUnavailable(
-            f"The broker {_shown(app)} does not answer: {error}.",
+            f"The broker {_shown(app)} does not answer: {_sentence(error)}",
             hint="Runs are kept and start when it is back; see 'relengq doctor'.",
         ) from error
 
@@ -106,7 +112,7 @@ def queue_length(queue: str) -> int | None:
             with connection.channel() as channel:
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
     except connection_errors() as error:
-        raise BrokerUnavailable(f"The broker {_shown(app)} does not answer: {error}.") from error
+        raise BrokerUnavailable(f"The broker {_shown(app)} does not answer: {_sentence(error)}") from error
     except Exception as error:
         if "NOT_FOUND" in str(error) or type(error).__name__ in ("NotFound", "ChannelError"):
             return None
@@ -117,6 +123,10 @@ def connection_errors() -> tuple[type[BaseException], ...]:
     """What a broken connection to the broker raises, for the transport in use."""
     errors: tuple[type[BaseException], ...] = tuple(app.connection_for_read().connection_errors)
     return (*errors, TransportError, OSError)
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{str(error).rstrip('.')}."
 
 
 def _shown(application: Celery) -> str:

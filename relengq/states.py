@@ -78,9 +78,7 @@ _R, _S, _A = RunState, StepState, AttemptState
 
 TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     RunState: {
-        _R.QUEUED: frozenset(
-            {_R.RUNNING, _R.WAITING, _R.HELD, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.SKIPPED}
-        ),
+        _R.QUEUED: frozenset({_R.RUNNING, _R.WAITING, _R.HELD, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.SKIPPED}),
         _R.RUNNING: frozenset({_R.WAITING, _R.HELD, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
         _R.WAITING: frozenset({_R.RUNNING, _R.HELD, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
         _R.HELD: frozenset({_R.QUEUED, _R.RUNNING, _R.WAITING, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
@@ -102,9 +100,7 @@ TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     },
     AttemptState: {
         _A.QUEUED: frozenset({_A.RUNNING, _A.CANCELLED}),
-        _A.RUNNING: frozenset(
-            {_A.SUCCEEDED, _A.FAILED, _A.TIMED_OUT, _A.LOST, _A.INTERRUPTED, _A.CANCELLED}
-        ),
+        _A.RUNNING: frozenset({_A.SUCCEEDED, _A.FAILED, _A.TIMED_OUT, _A.LOST, _A.INTERRUPTED, _A.CANCELLED}),
         _A.SUCCEEDED: frozenset(),
         _A.FAILED: frozenset(),
         _A.TIMED_OUT: frozenset(),
