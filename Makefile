@@ -29,7 +29,9 @@ lint: $(VENV)/.dev ## Style, import floors, YAML and Ansible
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/yamllint --strict .
-	cd playbooks && PATH="$(abspath $(BIN)):$$PATH" ansible-lint --offline --strict
+	PATH="$(abspath $(BIN)):$$PATH" ansible-lint --offline playbooks
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/relengq check
 	$(BIN)/towncrier build --draft >/dev/null
 
 types: $(VENV)/.dev ## Strict type checking
