@@ -31,8 +31,6 @@ _READ_BYTES = 1 << 18
 _TAIL = 16_000
 """Characters at the end of the output in which Ansible's own error is looked for."""
 _NOTHING_DONE = "No play found a host in the inventory: nothing was done."
-_LOST_PATIENCE = 1.0
-"""A play whose lease is lost does not wait longer than this for a sink that blocks."""
 
 
 def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outcome:
@@ -55,7 +53,7 @@ def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outco
                 ending = _supervise(order, running, reading, stop)
             finally:
                 _end(running, guard, private.name)
-            reading.join(_LOST_PATIENCE if ending is AttemptState.LOST else None)
+            reading.join()
         if reading.fault is not None:
             raise reading.fault
         return _outcome(order, ending, running, events, mask.text(reading.tail))
@@ -155,9 +153,9 @@ class _Reading:
         """Begin."""
         self._thread.start()
 
-    def join(self, seconds: float | None) -> None:
-        """Wait until all output has been delivered, or for so many seconds."""
-        self._thread.join(seconds)
+    def join(self) -> None:
+        """Wait until all output has been delivered."""
+        self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -14,8 +14,9 @@ from typing import TypeAlias
 from relengq.documents import Json
 from relengq.execution.masking import Mask
 from relengq.execution.messages import failure_message, item_label, shortened
-from relengq.execution.order import Sink, TaskOutcome
+from relengq.execution.order import Sink
 from relengq.execution.stats import HostValues, is_json, recap
+from relengq.logs import TaskOutcome, storable, storable_json
 
 Event: TypeAlias = Mapping[str, object]
 
@@ -64,7 +65,10 @@ class Events:
     def outputs(self) -> dict[str, Json]:
         """What the play handed on with ``set_stats``, masked."""
         merged: dict[str, Json] = {**self._host_values.outputs(), **self._unmasked_outputs}
-        return {self._mask.text(name): self._mask.json(value) for name, value in merged.items()}
+        return {
+            storable(self._mask.text(name)): storable_json(self._mask.json(value))
+            for name, value in merged.items()
+        }
 
     @property
     def failure(self) -> str | None:
@@ -160,7 +164,7 @@ class Events:
         self._sink.task(outcome)
 
     def _on_stats(self, data: Event) -> None:
-        self.stats = {self._mask.text(host): counts for host, counts in recap(data).items()}
+        self.stats = {storable(self._mask.text(host)): counts for host, counts in recap(data).items()}
         outputs = data.get("artifact_data")
         if isinstance(outputs, dict):
             self._unmasked_outputs = {str(name): value for name, value in outputs.items() if is_json(value)}

@@ -8,9 +8,12 @@ import re
 import signal
 from collections.abc import Mapping
 
+from relengq.logs import storable
+
 LONGEST = 10_000
 """Characters of a message that are kept; the output has the rest."""
 _DETAILS = ("stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
+_NO_TRACEBACK = "(traceback unavailable)"
 _SAYS_LITTLE = re.compile(r"non-zero return code|MODULE FAILURE|Assertion failed|^$")
 _ANSIBLE_ERROR = re.compile(r"^(?:ERROR!|\[ERROR\]:) ?(.*)", re.MULTILINE | re.DOTALL)
 _ERROR_END = re.compile(r"\n(?:\n|PLAY RECAP|PLAY \[|TASK \[|\[WARNING\]|\[DEPRECATION)|\Z")
@@ -18,7 +21,7 @@ _ERROR_END = re.compile(r"\n(?:\n|PLAY RECAP|PLAY \[|TASK \[|\[WARNING\]|\[DEPRE
 
 def shortened(text: str, longest: int = LONGEST) -> str:
     """The text, or its beginning and end when it is longer than ``longest`` characters."""
-    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    text = storable(text)
     if len(text) <= longest:
         return text
     head, tail = longest * 2 // 5, longest * 3 // 5
@@ -37,7 +40,8 @@ def failure_message(result: Mapping[str, object]) -> str:
         stderr = _plain(result.get("stderr", "")).strip()
         return f"{message}: {stderr}" if stderr and stderr not in message else message
     for name in _DETAILS:
-        if detail := _plain(result.get(name, "")).strip():
+        detail = _plain(result.get(name, "")).strip()
+        if detail and detail != _NO_TRACEBACK:
             return f"{message}: {detail}" if message else detail
     return message or shortened(_plain(dict(result)))
 
@@ -54,7 +58,8 @@ def ansible_error(tail: str) -> str | None:
     if not found:
         return None
     text = found[1]
-    first = text[: _ERROR_END.search(text).start()]  # type: ignore[union-attr]  # it matches the end at the latest
+    end = _ERROR_END.search(text)
+    first = text[: end.start()] if end else text
     return shortened(" ".join(first.split()), 2000) or None
 
 

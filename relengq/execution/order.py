@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from relengq.documents import Json
+from relengq.logs import TaskOutcome
 from relengq.states import AttemptState
 
 
@@ -55,29 +55,6 @@ class Stop(StrEnum):
     """The worker itself is being stopped."""
     LOST = "lost"
     """The lease could not be renewed in time: another worker may take the step."""
-
-
-@dataclass(frozen=True)
-class TaskOutcome:
-    """What one Ansible task did on one host."""
-
-    number: int
-    """From 1 within the attempt. A second outcome with the same number replaces the first."""
-    host: str
-    play: str
-    task: str
-    """As Ansible shows it: ``role : name``."""
-    action: str
-    status: str
-    """ok, changed, failed, unreachable, skipped, ignored (failed, and was to be ignored) or rescued."""
-    changed: bool
-    duration: float
-    """In seconds."""
-    started: datetime | None
-    message: str | None = None
-    """Of a failure: what the module said, with its standard error."""
-    item: str | None = None
-    """In a loop: the first item that failed."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Output and task results of attempts: written by the worker that plays, read and followed from anywhere."""
+
+from relengq.logs.outcome import TaskOutcome
+from relengq.logs.reader import Reader, follow, read
+from relengq.logs.recorder import Recorder
+from relengq.logs.text import storable, storable_json
+
+__all__ = ["Reader", "Recorder", "TaskOutcome", "follow", "read", "storable", "storable_json"]

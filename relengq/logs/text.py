@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Text that every database takes. PostgreSQL has no NUL in text and JSON, and no half of a surrogate pair."""
+
+from __future__ import annotations
+
+from relengq.documents import Json
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def storable(text: str) -> str:
+    """The text without what PostgreSQL refuses; each such character becomes U+FFFD."""
+    return text.replace("\0", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def storable_json(value: Json) -> Json:
+    """The value with every string and key storable."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(key): storable_json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [storable_json(each) for each in value]
+    return value
