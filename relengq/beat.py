@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The clock: ``celery -A relengq beat``. It starts what is scheduled, and sees to everything that time brings
-about.
+"""The clock, ``celery -A relengq beat``: it starts what is scheduled, and sees to all that time brings about.
 
 Any number of them may run. They agree by a lease in SQL on one that works; the others stand by, and one of
-them takes over within twenty seconds when it dies. Nothing depends on there being one only: whatever the
+them takes over within twelve seconds when it dies. Nothing depends on there being one only: whatever the
 clock does is done in transactions that look again, so a clock that was stopped and wakes up finds its work
 done.
 
@@ -30,8 +29,8 @@ from relengq.engine.leadership import CLOCK, give_up, hold
 from relengq.errors import DatabaseUnavailable, Fault
 
 TICK_SECONDS = 1.0
-LEASE_SECONDS = 20.0
-RENEW_SECONDS = 5.0
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 2.5
 STANDBY_SECONDS = 2.0
 """How often a clock that stands by looks whether it is needed, and one that has trouble tries again."""
 
@@ -110,7 +109,7 @@ class Scheduler(celery.beat.Scheduler):
         if fired:
             return 0.0
         # Due times are whole seconds: come right after the next one.
-        return min(self.max_interval, 1.005 - time.time() % 1)
+        return min(float(self.max_interval), 1.005 - time.time() % 1)
 
     def _lead(self) -> bool:
         """Whether this clock is the one that works; takes or renews the lease when that is due."""

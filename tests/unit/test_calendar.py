@@ -69,13 +69,13 @@ def test_a_month_of_minutes_is_one_row() -> None:
 
 
 @given(
-    cron=st.sampled_from(["*/20 * * * *", "30 2 * * *", "0 0-6 * * *", "15 5 * * MON-FRI", "0 0 1 * *"]),
+    cron=st.sampled_from(["0 * * * *", "30 2 * * *", "0 0-6 * * *", "15 5 * * MON-FRI", "0 0 1 * *"]),
     timezone=st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/Havana", "Africa/Cairo"]),
     catch_up=st.sampled_from(list(CatchUp)),
     seed=st.integers(0, 2**32),
     outages=st.integers(0, 12),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_year_with_outages(cron: str, timezone: str, catch_up: CatchUp, seed: int, outages: int) -> None:
     entry = schedule(cron, catch_up.value, timezone)
     chance = random.Random(seed)
