@@ -64,9 +64,7 @@ def _options(order: PlayOrder) -> list[str]:
     itself.
     """
     if order.limit is not None and "@" in order.limit:
-        raise AttemptFault(
-            "The limit has an '@': it would make Ansible read a file.", hint="Name hosts or groups."
-        )
+        raise AttemptFault("The limit has an '@': it would make Ansible read a file.", hint="Name hosts or groups.")
     options = [f"-{'v' * min(order.verbosity, 6)}"] if order.verbosity > 0 else []
     if order.limit is not None:
         options.append(f"--limit={order.limit}")
@@ -79,11 +77,7 @@ def _options(order: PlayOrder) -> list[str]:
 
 def _inherited(wanted: Mapping[str, str]) -> dict[str, str]:
     """The worker's environment without relengq's own settings: they are no business of a playbook."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_OWN) and name not in _TAKEN_AWAY
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN) and name not in _TAKEN_AWAY}
     # A worker started by its full path has no activated environment; ansible-playbook is beside its Python.
     beside = str(Path(sys.executable).parent)
     path = wanted.get("PATH", kept.get("PATH", os.defpath))

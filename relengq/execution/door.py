@@ -86,17 +86,13 @@ def _end(running: Running, guard: Guard, mark: str) -> None:
         sweep(mark)
 
 
-def _outcome(
-    order: PlayOrder, ending: AttemptState | None, running: Running, events: Events, tail: str
-) -> Outcome:
+def _outcome(order: PlayOrder, ending: AttemptState | None, running: Running, events: Events, tail: str) -> Outcome:
     state = ending or (AttemptState.SUCCEEDED if running.return_code == 0 else AttemptState.FAILED)
     message = _message(order, state, running, events, tail)
     return Outcome(state, running.return_code, events.stats, events.outputs, message)
 
 
-def _message(
-    order: PlayOrder, state: AttemptState, running: Running, events: Events, tail: str
-) -> str | None:
+def _message(order: PlayOrder, state: AttemptState, running: Running, events: Events, tail: str) -> str | None:
     match state:
         case AttemptState.SUCCEEDED:
             return _NOTHING_DONE if events.nothing_matched else None

@@ -66,8 +66,7 @@ class Events:
         """What the play handed on with ``set_stats``, masked."""
         merged: dict[str, Json] = {**self._host_values.outputs(), **self._unmasked_outputs}
         return {
-            storable(self._mask.text(name)): storable_json(self._mask.json(value))
-            for name, value in merged.items()
+            storable(self._mask.text(name)): storable_json(self._mask.json(value)) for name, value in merged.items()
         }
 
     @property

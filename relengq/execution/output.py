@@ -47,9 +47,10 @@ class Splitter:
         begin, end = 0, len(data)
         edge = data.find(_EDGE)
         while edge >= 0:
-            if found := _MARK.match(data, edge):
+            found = _MARK.match(data, edge)
+            if found and (mark := _read(found[1])) is not None:
                 yield from self._text(data[begin:edge])
-                yield from _read(found[1])
+                yield from _event(mark)
                 begin = found.end()
                 edge = data.find(_EDGE, begin)
             elif len(data) - edge <= _LONGEST_MARK and _BEGUN.match(data, edge):
@@ -73,11 +74,15 @@ class Splitter:
             yield text
 
 
-def _read(pieces: bytes) -> Iterator[Mark]:
+def _read(pieces: bytes) -> dict[str, object] | None:
     try:
-        mark = json.loads(base64.b64decode(re.sub(rb"\x1b\[\d+D", b"", pieces)))
+        mark = json.loads(base64.b64decode(re.sub(rb"\x1b\[\d+D", b"", pieces), validate=True))
     except (ValueError, binascii.Error):
-        return
-    uuid = mark.get("uuid") if isinstance(mark, dict) else None
+        return None
+    return mark if isinstance(mark, dict) else None
+
+
+def _event(mark: dict[str, object]) -> Iterator[Mark]:
+    uuid = mark.get("uuid")
     if isinstance(uuid, str) and _IDENTIFIER.fullmatch(uuid):
         yield Mark(uuid)

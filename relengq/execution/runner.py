@@ -43,9 +43,7 @@ class Running:
     (The guard asks the kernel to be told of its parent's death; to the kernel the parent is the thread.)
     """
 
-    def __init__(
-        self, command: Command, arguments: list[str], private: Path, handle: Callable[[Event], bool]
-    ) -> None:
+    def __init__(self, command: Command, arguments: list[str], private: Path, handle: Callable[[Event], bool]) -> None:
         self.reader, self._writer = os.pipe()
         with suppress(OSError):
             # Fewer, larger reads; the kernel may refuse it to an unprivileged user with many pipes.
@@ -136,4 +134,3 @@ def _configure(config: _Config, command: Command, arguments: list[str]) -> None:
     if "ANSIBLE_HOST_KEY_CHECKING" not in command.environment:
         # Host keys are checked unless the site says otherwise; ansible-runner would switch it off.
         config.env.pop("ANSIBLE_HOST_KEY_CHECKING", None)
-

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import re
+
 from relengq.documents import Json
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
     """The text without what PostgreSQL refuses; each such character becomes U+FFFD."""
-    return text.replace("\0", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return _REFUSED.sub(_REPLACEMENT, text)
 
 
 def storable_json(value: Json) -> Json:
