@@ -187,10 +187,11 @@ def _begin(installation: Installation, name: str, schedule: Schedule, now: datet
 
 
 def _settle(installation: Installation, name: str, schedule: Schedule, now: datetime) -> list[Fired]:
-    """Do the next piece of work for a schedule, in one transaction; nothing when another clock did it."""
+    """Do the next piece of work for a schedule, in one transaction; nothing when another clock is at it."""
     grace = timedelta(seconds=installation.settings.schedule_grace)
     with installation.database.write() as session:
-        state = session.get(ScheduleState, name, with_for_update=True)
+        # Skipped when locked: another clock may have stalled in the middle, and the other schedules go on.
+        state = session.get(ScheduleState, name, with_for_update={"skip_locked": True})
         if state is None or state.timing != schedule.timing:
             return []
         work = owed(name, schedule, _settled(state), now, grace)
@@ -254,13 +255,9 @@ def _say(entry: Fired) -> None:
     )
 
 
-def _note_sight(
-    installation: Installation, site: Site, known: Mapping[str, ScheduleState], now: datetime
-) -> None:
+def _note_sight(installation: Installation, site: Site, known: Mapping[str, ScheduleState], now: datetime) -> None:
     """Once a minute, note which schedules the files have; forget those that they have not had for a while."""
-    stale = [
-        name for name, row in known.items() if name in site.schedules and now - row.seen_at > _SEEN_EVERY
-    ]
+    stale = [name for name, row in known.items() if name in site.schedules and now - row.seen_at > _SEEN_EVERY]
     broken = any(fault.file.startswith("beat/") for fault in site.faults)
     gone = [
         name

@@ -248,3 +248,16 @@ def test_the_overview_shows_last_next_and_what_is_overdue(clock: Clock) -> None:
     assert view.last_run_state == "queued"
     (late,) = overview(clock.installation, moment("04T05:00"))
     assert (late.next_due, late.overdue) == (moment("04T05:15"), moment("02T05:15"))
+
+
+@pytest.mark.postgresql
+def test_a_clock_that_stalled_in_the_middle_delays_only_that_schedule(site: Path, postgresql_url: str) -> None:
+    clock = Clock(site, postgresql_url)
+    clock.write("a: {workflow: hello, cron: '15 5 * * *'}\nb: {workflow: hello, cron: '15 5 * * *'}\n")
+    clock.tick("01T05:00")
+    clock.tick("01T05:14:50")
+    with clock.installation.database.write() as stalled:
+        stalled.get(ScheduleState, "a", with_for_update=True)
+        assert [entry.schedule for entry in clock.tick("01T05:15")] == ["b"]
+    assert [entry.schedule for entry in clock.tick("01T05:15:01")] == ["a"]
+    clock.installation.database.close()
