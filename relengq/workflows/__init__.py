@@ -6,7 +6,7 @@ The models accept what a file may say by itself. Whether names in it lead somewh
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 from pydantic import Tag as PydanticTag
@@ -36,6 +36,7 @@ from relengq.workflows.values import (
 )
 
 __all__ = [
+    "ANNOUNCED",
     "INSTANCE_LIMIT",
     "KINDS",
     "STEP_LIMIT",
@@ -57,6 +58,8 @@ STEP_LIMIT = 500
 """How many steps a workflow may have, and how many under ``finally``."""
 KINDS = ("playbook", "approval", "wait_for")
 """The keys that say what a step is; each step has exactly one of them."""
+ANNOUNCED = ("run.started", "run.finished")
+"""The events that are announced of a workflow that does not say."""
 
 
 class Part(BaseModel):
@@ -122,6 +125,12 @@ def _kind_of_announcement(value: object) -> str:
     return "event" if isinstance(value, str) else "message"
 
 
+def _one_or_many(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of a list take a single item as well."""
+    one = schema["items"]
+    schema["anyOf"] = [{"type": schema.pop("type"), "items": schema.pop("items")}, one]
+
+
 Announcements = Annotated[
     list[
         Annotated[
@@ -130,6 +139,7 @@ Announcements = Annotated[
         ]
     ],
     BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    Field(json_schema_extra=_one_or_many),
 ]
 
 
@@ -259,7 +269,7 @@ class Workflow(Part):
         {}, description="The run's result: templates over what steps see. Default: all outputs of the steps."
     )
     announce: Announcements = Field(
-        ["run.started", "run.finished"],
+        list(ANNOUNCED),
         description="What is announced on the bus: event names, or {topic, body, when}.",
     )
     timeout: Duration | None = Field(None, description="After this time the run is stopped and has failed.")

@@ -140,9 +140,7 @@ PlaybookFile = Annotated[str, Field(min_length=1, max_length=200), AfterValidato
 Inside = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_inside)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Tag = Annotated[str, Field(pattern=r"^[^,\s]+$", max_length=100)]
-BoolOrCondition = Annotated[
-    bool | str, PlainValidator(_condition_or_bool), WithJsonSchema({"type": ["boolean", "string"]})
-]
+BoolOrCondition = Annotated[bool | str, PlainValidator(_condition_or_bool), WithJsonSchema(_CONDITION_SCHEMA)]
 
 
 def topic_matches(pattern: str, topic: str) -> bool:
