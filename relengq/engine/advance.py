@@ -71,7 +71,7 @@ class Advance:
         ahead = groups.take(self.session, self.run)
         if ahead is None:
             return True
-        self.run.reason = f"concurrency group {self.run.group_name} is held by run {ahead}"
+        self.run.reason = groups.reason(self.run.group_name or "", ahead)
         return False
 
     def _next(self) -> list[Step] | None:
@@ -238,6 +238,7 @@ class Advance:
         following = self.session.scalar(select(Run).where(Run.id == waiting).with_for_update())
         if following is not None:
             Advance(self.session, self.installation, following, self.now).go()
+            groups.tell_waiting(self.session, group, following.id)
 
 
 def _uses_matrix(when: str) -> bool:

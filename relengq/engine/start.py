@@ -142,7 +142,7 @@ def _enter(session: Session, installation: Installation, run: Run, workflow: Wor
                 run,
                 RunState.SKIPPED,
                 now=now,
-                reason=f"group {run.group_name} is held by run {busy}",
+                reason=groups.reason(run.group_name, busy),
             )
             return
         if busy:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -44,6 +44,21 @@ def take(session: Session, run: Run) -> str | None:
     except IntegrityError:
         return holder(session, run.group_name)
     return None
+
+
+def reason(group: str, ahead: str) -> str:
+    """Why a run waits that is not the first in its group."""
+    return f"concurrency group {group} is held by run {ahead}"
+
+
+def tell_waiting(session: Session, group: str, ahead: str) -> None:
+    """Let the runs that still wait name the new holder of their group as the reason."""
+    session.execute(
+        update(Run)
+        .where(Run.group_name == group, Run.state == RunState.QUEUED, Run.id != ahead)
+        .values(reason=reason(group, ahead))
+        .execution_options(synchronize_session="fetch")
+    )
 
 
 def give_back(session: Session, run: Run) -> None:
