@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What verbs that reach the database work with: the installation, the person who calls, and their screen."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+import structlog
+from sqlalchemy.orm import Session
+
+from relengq import access
+from relengq.access import Person
+from relengq.cli.options import Options
+from relengq.cli.screen import Screen
+from relengq.engine import installation as installations
+from relengq.engine.installation import Installation
+from relengq.engine.start import Trigger
+from relengq.errors import NotFound
+from relengq.models import Run
+from relengq.runs import lookup
+from relengq.runs.definitions import workflow_of
+from relengq.settings import Settings
+from relengq.workflows import Workflow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Setup:
+    """One call of the command line."""
+
+    def __init__(self, verbose: int = 0, installation: Installation | None = None) -> None:
+        self._given = installation
+        _log_to_stderr(verbose)
+
+    @cached_property
+    def installation(self) -> Installation:
+        """The installation of the site. Raises SiteFault when its settings cannot be used."""
+        return self._given or installations.current()
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings."""
+        return self.installation.settings
+
+    @cached_property
+    def screen(self) -> Screen:
+        """Where verbs print."""
+        return Screen(self.settings.time_zone)
+
+    @cached_property
+    def person(self) -> Person:
+        """Who calls."""
+        return access.person(self.settings)
+
+    def trigger(self) -> Trigger:
+        """A start by the person who calls."""
+        return Trigger("person", who=self.person.name)
+
+    def find(self, text: str) -> tuple[str, Workflow]:
+        """The run that was typed, and its own copy of its workflow. Raises NotFound or UsageFault."""
+        with self.installation.database.read() as session:
+            run_id = lookup.find(session, text)
+            return run_id, self.workflow_in(session, run_id)
+
+    def workflow_in(self, session: Session, run_id: str) -> Workflow:
+        """The workflow that a run was started from."""
+        run = session.get(Run, run_id)
+        if run is None:
+            raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+        return workflow_of(run)
+
+    def may_launch(self, workflow: Workflow, what: str) -> None:
+        """Raise NotAllowed unless the person may start and stop runs of the workflow."""
+        access.require(self.person, self.settings, workflow.access.launch, what)
+
+    def may_read_logs(self, workflow: Workflow) -> bool:
+        """Whether the person may see output, inputs and messages of tasks."""
+        return access.allowed(self.person, self.settings, workflow.access.logs)
+
+
+def pass_setup(function: Callable[Concatenate[Setup, P], R]) -> Callable[P, R]:
+    """Give a verb its Setup as the first argument."""
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        context = click.get_current_context()
+        setup = context.find_object(Setup)
+        if setup is None:
+            given = context.find_object(Options)
+            setup = Setup(given.verbose if given else 0)
+        return function(setup, *arguments, **options)
+
+    return called
+
+
+def site_directory() -> Path:
+    """The site's directory, for verbs that need nothing else."""
+    given = click.get_current_context().find_object(Options)
+    return (given or Options()).site
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """Say on standard error what the engine does, when that is wanted; standard output is for results alone."""
+    level = {0: logging.CRITICAL, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
