@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from relengq.documents import Json
-from relengq.errors import InputFault, did_you_mean
+from relengq.errors import InputFault, did_you_mean, nearest
 
 COUNT_LIMIT = 200
 """How many inputs a workflow may declare."""
@@ -56,9 +56,7 @@ class InputSpec(BaseModel):
         "string", description="What the value is. A list has strings as its items."
     )
     help: str = Field("", max_length=1000, description="One sentence that says what the input means.")
-    default: Json = Field(
-        None, description="The value when none is given. Without this key the input must be given."
-    )
+    default: Json = Field(None, description="The value when none is given. Without this key the input must be given.")
     pattern: str | None = Field(
         None,
         max_length=1000,
@@ -105,9 +103,7 @@ class InputSpec(BaseModel):
         except (re.error, RecursionError, OverflowError) as error:
             yield "pattern", f"the pattern is no regular expression: {error}"
             return
-        item = self.model_copy(
-            update={"type": "string" if self.type == "list" else self.type, "choices": None}
-        )
+        item = self.model_copy(update={"type": "string" if self.type == "list" else self.type, "choices": None})
         for choice in self.choices or ():
             if problem := _problem(item, choice):
                 yield "choices", f"the choice {_shown(choice)} {problem}"
@@ -178,9 +174,7 @@ def parse_text(spec: InputSpec, text: str, *, name: str = "value") -> Json:
 
 def mask(specs: Mapping[str, InputSpec], values: Mapping[str, Json]) -> dict[str, Json]:
     """The inputs as they may be shown: secrets masked, and whatever no declaration vouches for."""
-    return {
-        name: MASK if name not in specs or specs[name].secret else value for name, value in values.items()
-    }
+    return {name: MASK if name not in specs or specs[name].secret else value for name, value in values.items()}
 
 
 def _problem(spec: InputSpec, value: object) -> str | None:
@@ -232,8 +226,9 @@ def _choice_problem(spec: InputSpec, value: str | int) -> str | None:
     if spec.choices is None or value in spec.choices:
         return None
     valid = [str(choice) for choice in spec.choices]
-    near = "" if spec.secret else _hint(str(value), valid)
-    return f"must be one of {', '.join(valid[:20])}{_got(spec, value)}{near}"
+    near = None if spec.secret else nearest(str(value), valid)
+    meant = f" (did you mean '{near}'?)" if near else ""
+    return f"must be one of {', '.join(valid[:20])}{_got(spec, value)}{meant}"
 
 
 @lru_cache(maxsize=512)
@@ -241,7 +236,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _hint(name: str, valid: Mapping[str, object] | list[str]) -> str:
+def _hint(name: str, valid: Mapping[str, object]) -> str:
     hint = did_you_mean(name, valid)
     return f" ({hint})" if hint else ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relengq.errors import Fault, SiteFault
 from relengq.settings import FILE, Settings
-from relengq.site.checks import playbooks, queues, schedules, triggers
+from relengq.site.checks import playbooks, pools, queues, schedules, triggers
 from relengq.site.files import mapping
 from relengq.site.load import Site, load
 
@@ -25,6 +25,7 @@ def check(path: Path) -> tuple[Fault, ...]:
         faults += triggers.check(file)
         if served is not None:
             faults += queues.check(file, served)
+    faults += pools.check(path, site.pool_documents, files)
     faults += playbooks.check(path, files)
     faults += schedules.check(site.calendars, site.files)
     return tuple(sorted(set(faults)))

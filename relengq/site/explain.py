@@ -10,8 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from relengq.documents import Document, Json, Loc
-from relengq.errors import Fault, did_you_mean, nearest
+from relengq.errors import Fault, nearest
 from relengq.workflows import KINDS
+
+DETAIL_LIMIT = 200
+"""How many of an error's details are told."""
 
 _TAGGED = ("steps", "finally", "announce")
 """Lists of several kinds of things: pydantic puts the kind behind the position into an error's place."""
@@ -45,7 +48,8 @@ def explain(document: Document, error: ValidationError, schema: Mapping[str, Any
 
     ``schema`` is the JSON Schema of what was validated, and ``at`` where that stands in the document.
     """
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:DETAIL_LIMIT]:
         loc = (*at, *_place(detail["loc"]))
         is_key = loc[-1:] == ("[key]",)
         loc = loc[:-1] if is_key else loc
@@ -57,7 +61,8 @@ def explain(document: Document, error: ValidationError, schema: Mapping[str, Any
             yield document.fault(loc[:-1], f"the key '{loc[-1]}' is missing")
         else:
             message, hint = _sentence(detail)
-            yield document.fault(loc, f"{_subject(loc)}{message}", hint, key=is_key)
+            told = is_key or message.startswith(str(loc[-1:] and loc[-1]))
+            yield document.fault(loc, message if told else f"{_subject(loc)}{message}", hint, key=is_key)
 
 
 def _place(loc: Loc) -> Loc:
@@ -123,7 +128,8 @@ def _sentence(detail: ErrorDetails) -> tuple[str, str | None]:
         return f"must be {words} {context[key]}, not {given}", None
     if kind in ("literal_error", "enum"):
         valid = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return f"must be one of {', '.join(valid)}, not {_described(given)}", did_you_mean(str(given), valid)
+        near = nearest(str(given), valid)
+        return f"must be one of {', '.join(valid)}, not {_described(given)}", near and f"did you mean '{near}'?"
     return _size_sentence(kind, given, context) or (detail["msg"], None)
 
 

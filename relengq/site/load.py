@@ -17,7 +17,7 @@ from relengq.documents import Document
 from relengq.errors import Fault, NotFound, SiteFault, did_you_mean
 from relengq.pools import Pool
 from relengq.schedules import Schedule, Schedules
-from relengq.site.checks import declarations, expressions
+from relengq.site.checks import declarations, expressions, limits
 from relengq.site.explain import explain
 from relengq.site.files import WorkflowFile, mapping
 from relengq.site.schema import schema
@@ -114,7 +114,7 @@ def load(path: Path) -> Site:
     pool_documents: list[Document] = []
     for name, document in _documents(path, POOLS, faults):
         pool_documents.append(document)
-        found: list[Fault] = []
+        found = list(document.faults)
         pool = _validated(document, _POOL, "pool", found)
         faults += _cut(document, found)
         if pool is not None and not found:
@@ -137,20 +137,27 @@ def _demand_site(path: Path) -> None:
 
 def _paths(path: Path, folder: str) -> list[Path]:
     try:
-        found = sorted((path / folder).iterdir())
+        found = sorted((path / folder).iterdir(), key=lambda file: (file.stem, file.suffix != ".yml"))
     except FileNotFoundError:
         return []
     return [file for file in found if file.name.endswith(_SUFFIXES) and not file.name.startswith(".")]
 
 
 def _signature(path: Path) -> Iterator[tuple[object, ...]]:
+    """What changes when a file of the site changes, comes or goes."""
     for folder in (WORKFLOWS, POOLS, SCHEDULES):
         try:
-            for file in _paths(path, folder):
-                state = file.stat()
-                yield str(file), state.st_mtime_ns, state.st_size, state.st_ino
+            found = _paths(path, folder)
         except OSError as error:
             yield folder, error.errno
+            continue
+        for file in found:
+            try:
+                state = file.stat()
+            except OSError as error:
+                yield str(file), error.errno
+            else:
+                yield str(file), state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def _documents(path: Path, folder: str, faults: list[Fault]) -> Iterator[tuple[str, Document]]:
@@ -185,7 +192,9 @@ def _documents(path: Path, folder: str, faults: list[Fault]) -> Iterator[tuple[s
 
 
 def _workflow(file: WorkflowFile) -> tuple[Workflow | None, list[Fault]]:
-    found: list[Fault] = []
+    found = [*file.document.faults, *limits.check(file)]
+    if len(found) > len(file.document.faults):
+        return None, found  # nothing else is worth its time
     workflow = _validated(file.document, _WORKFLOW, "workflow", found)
     places = {(fault.line, fault.column) for fault in found}
     # A value that is of the wrong type altogether is told once, not again for what it would say.
@@ -199,8 +208,7 @@ def _workflow(file: WorkflowFile) -> tuple[Workflow | None, list[Fault]]:
 
 
 def _validated(document: Document, adapter: TypeAdapter[_Model], kind: str, found: list[Fault]) -> _Model | None:
-    """The model of a file that goes by its own name; the file's faults are added to ``found``."""
-    found += document.faults
+    """The model of a file that goes by its own name; what is wrong is added to ``found``."""
     if not isinstance(document.data, dict):
         return None
     body = {key: value for key, value in document.data.items() if key != "name"}
