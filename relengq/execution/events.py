@@ -129,9 +129,7 @@ class Events:
 
     def _on_unreachable(self, data: Event) -> None:
         result = _mapping(data.get("res"))
-        # Ansible adds a reason for skipping only where ignore_unreachable is set.
-        status = "ignored" if "skip_reason" in result else "unreachable"
-        self._put(data, status, changed=False, message=failure_message(result))
+        self._put(data, "unreachable", changed=False, message=failure_message(result))
 
     def _on_skipped(self, data: Event) -> None:
         self._put(data, "skipped", changed=False)
@@ -167,18 +165,26 @@ class Events:
         outputs = data.get("artifact_data")
         if isinstance(outputs, dict):
             self._unmasked_outputs = {str(name): value for name, value in outputs.items() if is_json(value)}
-        self._settle_rescued()
+        self._settle()
 
-    def _settle_rescued(self) -> None:
-        """Tell rescued failures from real ones. Only the recap knows: a host's rescued ones came before its
-        last.
+    def _settle(self) -> None:
+        """Tell failures that were rescued, or unreachable hosts that were to be ignored, from real ones.
+
+        Only the recap knows, by its counts; a host takes no further part after a real failure, so those that
+        were not come first.
         """
-        rescued = {host: counts["rescued"] for host, counts in self.stats.items()}
+        excused: dict[tuple[str, str], int] = {}
+        for host, counts in self.stats.items():
+            unreachable = sum(each.host == host and each.status == "unreachable" for each in self._failures)
+            excused[host, "failed"] = counts["rescued"]
+            excused[host, "unreachable"] = unreachable - counts["unreachable"]
         real = []
         for outcome in self._failures:
-            if outcome.status == "failed" and rescued.get(outcome.host, 0) > 0:
-                rescued[outcome.host] -= 1
-                self._sink.task(replace(outcome, status="rescued"))
+            kind = outcome.host, outcome.status
+            if excused.get(kind, 0) > 0:
+                excused[kind] -= 1
+                status = "rescued" if outcome.status == "failed" else "ignored"
+                self._sink.task(replace(outcome, status=status))
             else:
                 real.append(outcome)
         self._failures = real

@@ -43,11 +43,10 @@ def test_statuses() -> None:
         ("runner_on_failed", runner("h", "c", ignore_errors=True, **FAILED)),
         ("runner_on_failed", runner("h", "d", **FAILED)),
         ("runner_on_unreachable", runner("h", "e", res={"msg": "no route"})),
-        ("runner_on_unreachable", runner("h", "f", res={"msg": "no route", "skip_reason": "Host h is unreachable"})),
         ("runner_on_skipped", runner("h", "g")),
     )
     statuses = [outcome.status for outcome in kept.tasks.values()]
-    assert statuses == ["ok", "changed", "ignored", "failed", "unreachable", "ignored", "skipped"]
+    assert statuses == ["ok", "changed", "ignored", "failed", "unreachable", "skipped"]
     assert kept.tasks[1].duration == 0.5
     assert kept.tasks[1].started is not None
     assert kept.tasks[2].task == "r : b"
@@ -63,6 +62,16 @@ def test_the_recap_tells_rescued_failures_from_real_ones() -> None:
     assert made.failure == "h: second: broken"
     assert made.stats["h"]["rescued"] == 1
     assert made.stats["h"]["failed"] == 1
+
+
+def test_the_recap_tells_hosts_that_were_to_be_ignored_from_lost_ones() -> None:
+    made, kept = feed(
+        ("runner_on_unreachable", runner("h", "first", res={"msg": "no route"})),
+        ("runner_on_unreachable", runner("h", "second", res={"msg": "no route"})),
+        ("playbook_on_stats", {"dark": {"h": 1}, "ignored": {"h": 1}}),
+    )
+    assert [kept.tasks[n].status for n in (1, 2)] == ["ignored", "unreachable"]
+    assert made.failure == "h: second: no route"
 
 
 def test_a_failing_loop_names_its_first_failing_item() -> None:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plays for tests: a project in a directory, and a sink that keeps what it gets."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from relengq.execution import Outcome, PlayOrder, Stop, TaskOutcome, play
+
+STUBBORN = """\
+import os, signal, sys, time
+where = sys.argv[1]
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+if os.fork():
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+with open(os.path.join(where, f"{os.getpid()}.pid.new"), "w") as file:
+    file.write(str(os.getpid()))
+os.rename(file.name, os.path.join(where, f"{os.getpid()}.pid"))
+time.sleep(300)
+"""
+"""A program that turns into a daemon in a session of its own and ignores every polite signal."""
+
+
+@dataclass
+class Collected:
+    """A sink that keeps everything."""
+
+    text: str = ""
+    tasks: dict[int, TaskOutcome] = field(default_factory=dict)
+    places: list[tuple[str | None, str | None, str | None]] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    def output(self, text: str) -> None:
+        self.text += text
+        self.threads.add(threading.current_thread().name)
+
+    def task(self, outcome: TaskOutcome) -> None:
+        self.tasks[outcome.number] = outcome
+        self.threads.add(threading.current_thread().name)
+
+    def progress(self, play: str | None, task: str | None, host: str | None) -> None:
+        self.places.append((play, task, host))
+        self.threads.add(threading.current_thread().name)
+
+    def named(self, task: str) -> TaskOutcome:
+        return next(outcome for outcome in self.tasks.values() if outcome.task == task)
+
+
+def never() -> Stop | None:
+    return None
+
+
+@dataclass
+class Project:
+    """An Ansible project below a directory."""
+
+    root: Path
+
+    @property
+    def playbooks(self) -> Path:
+        return self.root / "playbooks"
+
+    @property
+    def workdir(self) -> Path:
+        return self.root / "work"
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.playbooks / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def tasks(self, text: str, name: str = "play.yml", hosts: str = "localhost") -> None:
+        """A playbook of one play with these tasks."""
+        head = f"- name: The play\n  hosts: {hosts}\n  gather_facts: false\n  tasks:\n"
+        self.file(name, "").write_text(head + textwrap.indent(textwrap.dedent(text).lstrip("\n"), "    "))
+
+    def order(self, **changes: object) -> PlayOrder:
+        given: dict[str, object] = {
+            "label": "test: step #1",
+            "playbooks": self.playbooks,
+            "playbook": "play.yml",
+            "workdir": self.workdir,
+        }
+        return PlayOrder(**{**given, **changes})  # type: ignore[arg-type]
+
+    def play(self, sink: Collected | None = None, **changes: object) -> tuple[Outcome, Collected]:
+        sink = sink or Collected()
+        return play(self.order(**changes), sink, never), sink
+
+    def left(self) -> list[str]:
+        """What plays left in the work directory."""
+        return sorted(str(path.relative_to(self.workdir)) for path in self.workdir.rglob("*"))
+
+
+def alive(directory: Path) -> list[int]:
+    """The processes that wrote their ids into a directory and still run."""
+    return [pid for pid in map(int, (path.stem for path in directory.glob("*.pid"))) if running(pid)]
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
