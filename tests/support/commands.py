@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Shell:
         assert "Traceback" not in done.stderr, where
         return done
 
-    def json(self, *arguments: str, code: int = 0) -> object:
+    def json(self, *arguments: str, code: int = 0) -> Any:
         """What a verb prints with ``--json``."""
-        value: object = json.loads(self.run(*arguments, "--json", code=code).stdout)
+        value: Any = json.loads(self.run(*arguments, "--json", code=code).stdout)
         return value
