@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.compose_layout import Compose, ComposeFault, write
+from ansible.module_utils.compose_layout import GOOD, Compose, ComposeFault, write
 from ansible.module_utils.rpm_files import BrokenRpm
 
 
@@ -38,7 +38,10 @@ def run(options: dict, action: Callable[[AnsibleModule], dict], complaint: str, 
 
 def _keep(path: str, arch: str, stage: str, sentence: str) -> None:
     try:
-        kept = Compose(path).failure(arch, stage)
+        compose = Compose(path)
+        kept = compose.failure(arch, stage)
+        if compose.status in GOOD:
+            return
         if sentence:
             write(kept, sentence + "\n")
         else:

@@ -25,8 +25,9 @@ def read_rpm(path: Path) -> cr.Package:
     """Read the header of an RPM; raises BrokenRpm."""
     try:
         return cr.package_from_rpm(str(path))
-    except cr.CreaterepoCError as fault:
-        raise BrokenRpm(f"its header cannot be read ({str(fault).rstrip('.')})") from fault
+    except (cr.CreaterepoCError, OSError) as fault:
+        reason = str(fault).rpartition(f"{path}: ")[2].rstrip(".")
+        raise BrokenRpm(f"its header cannot be read ({reason})") from fault
 
 
 def check_payload(path: Path, package: cr.Package) -> None:
