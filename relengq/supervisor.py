@@ -113,6 +113,12 @@ class Supervisor:
         while not self.stopping:
             self._tick()
 
+    def watch(self, seconds: float) -> None:
+        """Watch the children for so many seconds, or until a signal asks to stop."""
+        until = time.monotonic() + seconds
+        while not self.stopping and time.monotonic() < until:
+            self._tick()
+
     def stop(self) -> None:
         """Stop all children, the highest stage first: SIGTERM, and SIGKILL after their ``stop_seconds``."""
         patience = self._signals

@@ -29,6 +29,11 @@ def one_line(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
+def clean(text: str) -> str:
+    """Text from anywhere without control characters; blanks stay as they are."""
+    return _CONTROL.sub(" ", text)
+
+
 def printable(text: str) -> str:
     """Text from anywhere without control characters; newlines and tabs stay."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else "\N{REPLACEMENT CHARACTER}", text)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relengq.cli.options import one_line, printable
+from relengq.cli.options import clean, one_line, printable
 from relengq.durations import human
 from relengq.errors import SiteFault
 
@@ -55,7 +55,7 @@ class Screen:
 
     def line(self, *parts: str | Text) -> None:
         """Print one line made of parts."""
-        self.console.print(Text.assemble(*(Text(one_line(part)) if isinstance(part, str) else part for part in parts)))
+        self.console.print(Text.assemble(*(Text(clean(part)) if isinstance(part, str) else part for part in parts)))
 
     def block(self, text: str) -> None:
         """Print text of several lines."""
@@ -67,7 +67,7 @@ class Screen:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
+            table.add_row(*(Text(clean(cell)) if isinstance(cell, str) else cell for cell in row))
         if table.row_count:
             self.console.print(table)
         else:
@@ -89,12 +89,12 @@ def state(word: str) -> Text:
 
 def dim(text: str) -> Text:
     """Text of less weight."""
-    return Text(one_line(text), style="dim")
+    return Text(clean(text), style="dim")
 
 
 def bold(text: str) -> Text:
     """Text of more weight."""
-    return Text(one_line(text), style="bold")
+    return Text(clean(text), style="bold")
 
 
 def seconds(start: datetime | None, end: datetime | None, now: datetime) -> float | None:
