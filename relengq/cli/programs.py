@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command lines of workers, the clock and Flower: Celery's own, as anybody may type them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from relengq.pools import Pool
+from relengq.settings import Settings
+
+POOL_VARIABLE = "RELENGQ_POOL"
+"""Tells a worker which pool it belongs to (see ``relengq.engine.execute``)."""
+
+
+_ALONE = ("--without-mingle", "--without-gossip")
+"""What workers would tell each other is in SQL; asking the neighbours first costs a second."""
+
+
+def celery(command: str, *options: str, quiet: bool = False) -> list[str]:
+    """``celery -A relengq COMMAND OPTIONS``, with the Python that runs this; ``quiet`` is for warnings only."""
+    general = ["--quiet"] if quiet else []
+    return [sys.executable, "-m", "celery", *general, "-A", "relengq", command, *options]
+
+
+def worker(pool: Pool, extra: Sequence[str] = (), *, quiet: bool = False) -> list[str]:
+    """A worker of the pool, whose name in Celery is the pool's at this host's."""
+    queues, level = ",".join(pool.queues), "WARNING" if quiet else "INFO"
+    options = ("-n", f"{pool.name}@%h", "-Q", queues, "-c", str(pool.concurrency), "-l", level, *_ALONE, *extra)
+    return celery("worker", *options, quiet=quiet)
+
+
+def beat(extra: Sequence[str] = (), *, quiet: bool = False) -> list[str]:
+    """The clock."""
+    return celery("beat", "-l", "WARNING" if quiet else "INFO", *extra, quiet=quiet)
+
+
+def flower(settings: Settings, extra: Sequence[str] = ()) -> list[str]:
+    """Flower on the address and port of the settings."""
+    return celery("flower", f"--address={settings.flower_address}", f"--port={settings.flower_port}", *extra)
