@@ -7,13 +7,16 @@ task is acknowledged as soon as it is taken (the lease in SQL is the authority, 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery
 from celery.loaders.base import BaseLoader
+from celery.signals import setup_logging
 from kombu.exceptions import OperationalError as TransportError
 
 from relengq.errors import BrokerUnavailable
+from relengq.records import configure
 from relengq.settings import Settings
 
 RUN_STEP = "relengq.run_step"
@@ -48,7 +51,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": redis,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_proc_alive_timeout": 30,
         "enable_utc": True,
@@ -91,6 +93,13 @@ class SiteLoader(BaseLoader):
 
 
 app = Celery("relengq", loader=SiteLoader, include=["relengq.tasks", "relengq.presence"], set_as_current=False)
+
+
+@setup_logging.connect
+def _set_up_records(loglevel: int | str | None, **_: object) -> None:
+    """Workers and beat write structured records; Celery leaves logging alone where this signal has a receiver."""
+    level = loglevel if isinstance(loglevel, int) else logging.getLevelNamesMapping().get(str(loglevel or "INFO"))
+    configure(level or logging.INFO, Settings.load().log_format)
 
 
 def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:

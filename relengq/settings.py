@@ -11,7 +11,7 @@ import hashlib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     )
     max_runs_active: int = Field(
         10_000, ge=1, description="How many runs may be unfinished at once; a start beyond it is refused."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How workers, beat and 'relengq up' write their own log records on standard error."
     )
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower under 'relengq up'; 0: no Flower.")
     flower_address: str = Field("127.0.0.1", description="Address on which Flower listens under 'relengq up'.")
