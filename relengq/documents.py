@@ -89,7 +89,7 @@ class Document:
         return Fault(self.name, *self.mark(loc, key=key), message, hint)
 
 
-class _Stop(Exception):  # noqa: N818  # the end of reading, not an error that leaves this module
+class _Stop(Exception):  # the end of reading, not an error that leaves this module
     """The file cannot be read further; carries the last fault."""
 
     def __init__(self, mark: Mark, message: str, hint: str | None = None) -> None:
@@ -107,6 +107,8 @@ class _Open:
     anchor: str | None
     own: set[str] = field(default_factory=set)
     key: str | None = None
+    merges: bool = False
+    """Whether the key is a plain ``<<``."""
     key_mark: Mark = (1, 1)
     nodes: int = 1
     height: int = 1
@@ -215,6 +217,7 @@ class _Builder:
         top = self._stack[-1] if self._stack else None
         if top is not None and isinstance(top.value, dict) and top.key is None:
             top.key, top.key_mark = self._key(event, at), at
+            top.merges = top.key == "<<" and isinstance(event, ScalarEvent) and event.implicit[0]
             self._count(1, at)
         elif isinstance(event, AliasEvent):
             self._alias(event, at)
@@ -277,7 +280,7 @@ class _Builder:
             top.value.append(value)
             return
         key, top.key = top.key or "", None
-        if key == "<<":
+        if top.merges:
             self._merge(top, value, at)
         elif key in top.own:
             line = top.marks[key][0][0]

@@ -104,7 +104,7 @@ class InputSpec(BaseModel):
             yield "pattern", f"the pattern is no regular expression: {error}"
             return
         item = self.model_copy(update={"type": "string" if self.type == "list" else self.type, "choices": None})
-        for choice in self.choices or ():
+        for choice in self.choices or () if self.type != "bool" else ():
             if problem := _problem(item, choice):
                 yield "choices", f"the choice {_shown(choice)} {problem}"
         if not self.required:
