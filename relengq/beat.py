@@ -22,8 +22,8 @@ import celery.beat
 import structlog
 from celery import Celery
 
-from relengq.engine import clock
 from relengq.engine.calendar import fire_due
+from relengq.engine.clock import Clock
 from relengq.engine.installation import Installation, current
 from relengq.engine.leadership import CLOCK, give_up, hold
 from relengq.errors import DatabaseUnavailable, Fault
@@ -55,7 +55,7 @@ class Scheduler(celery.beat.Scheduler):
         self._working = False
         self._trouble: str | None = None
         self._faults: tuple[Fault, ...] = ()
-        self._resender = clock.Resender()
+        self._clock = Clock(self.installation)
         super().__init__(app, max_interval=min(max_interval or TICK_SECONDS, TICK_SECONDS), lazy=lazy)
 
     def setup_schedule(self) -> None:
@@ -104,8 +104,7 @@ class Scheduler(celery.beat.Scheduler):
             return STANDBY_SECONDS
         self._say_faults()
         fired = fire_due(self.installation, self.installation.now())
-        clock.tick(self.installation)
-        self._resender.tick(self.installation)
+        self._clock.tick()
         if fired:
             return 0.0
         # Due times are whole seconds: come right after the next one.

@@ -45,6 +45,15 @@ _BUSY_SECONDS = 20
 """For how long a writer waits for SQLite's one write lock before it says so."""
 
 
+_POSTGRESQL_OPTIONS: dict[str, str | int] = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 15_000,
+    "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=30s",
+}
+"""libpq's connection parameters. A process that was stopped inside a transaction must not block the others for ever,
+and a connection that went half-open must be noticed."""
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time, stored as UTC. SQLite keeps no zone, so it is taken off and put on again."""
 
@@ -425,7 +434,9 @@ class Database:
 
     def _make(self) -> Engine:
         if not self.sqlite:
-            return create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=10)
+            return create_engine(
+                self.url, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=_POSTGRESQL_OPTIONS
+            )
         if self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})

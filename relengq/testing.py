@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from relengq.documents import Json
-from relengq.engine import clock
+from relengq.engine.clock import Clock
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation, Parcel
@@ -117,4 +117,4 @@ class Bench:
 
     def tick(self) -> None:
         """Let the clock do its duties once."""
-        clock.tick(self.installation)
+        Clock(self.installation).tick()

@@ -35,33 +35,39 @@ _log = structlog.get_logger(__name__)
 Duty = Callable[[Session, Installation, Run, datetime], None]
 
 
-def tick(installation: Installation) -> None:
-    """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is only logged."""
-    _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
-    _each(installation, "waits.timed_out", _with_expired_waits(installation), _end_waits)
-    _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
-    _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
-    try:
-        send_due(installation)
-    except BrokerUnavailable as error:
-        _log.warning("broker.away", error=str(error))
+class Clock:
+    """Does the duties, and remembers what it has said and when it looked last."""
 
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._look_at = 0.0
+        self._broker_away = False
 
-class Resender:
-    """Looks from time to time for attempts that the broker has lost."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def tick(self, installation: Installation) -> None:
-        """Send lost attempts again, at most every third of ``resend_seconds``."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + installation.settings.resend_seconds / 3
+    def tick(self) -> None:
+        """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
+        installation = self._installation
+        _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
+        _each(installation, "waits.timed_out", _with_expired_waits(installation), _end_waits)
+        _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
+        _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
         try:
-            resend_unclaimed(installation, installation.now())
+            send_due(installation)
+            self._resend()
         except BrokerUnavailable as error:
-            _log.warning("broker.away", error=str(error))
+            if not self._broker_away:
+                _log.warning("broker.away", error=str(error))
+            self._broker_away = True
+        else:
+            if self._broker_away:
+                _log.info("broker.back")
+            self._broker_away = False
+
+    def _resend(self) -> None:
+        """Look for attempts that the broker has lost, every third of ``resend_seconds``."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + self._installation.settings.resend_seconds / 3
+        resend_unclaimed(self._installation, self._installation.now())
 
 
 def _each(installation: Installation, action: str, run_ids: list[str], duty: Duty) -> None:
