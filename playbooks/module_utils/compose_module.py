@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.compose_layout import GOOD, Compose, ComposeFault, write
-from ansible.module_utils.rpm_files import BrokenRpm
 
 
 def run(options: dict, action: Callable[[AnsibleModule], dict], complaint: str, *, note: str = "") -> None:
@@ -27,7 +26,7 @@ def run(options: dict, action: Callable[[AnsibleModule], dict], complaint: str, 
     sentence = ""
     try:
         result = action(module)
-    except (ComposeFault, BrokenRpm, ValueError, OSError) as fault:
+    except (ComposeFault, ValueError, OSError) as fault:
         sentence = f"{complaint.format(**module.params)}: {fault}"
     if note and not module.check_mode:
         _keep(path, module.params["arch"], note, sentence)

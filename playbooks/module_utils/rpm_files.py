@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import createrepo_c as cr
+from ansible.module_utils.compose_layout import ComposeFault
 from ansible.module_utils.rpm_versions import Evr
 
 # Tags of rpm's header (rpmtag.h): the digest of the compressed payload, and its algorithm as OpenPGP numbers it.
@@ -17,7 +18,7 @@ _ALGORITHMS = {1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512"}
 _HEADER_LIMIT = 256 * 1024 * 1024
 
 
-class BrokenRpm(Exception):
+class BrokenRpm(ComposeFault):
     """A file that is not a whole RPM; the message says why, without the path."""
 
 
