@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How plays end before their time: stops, time-outs, killed workers and guards."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from relengq.execution import Outcome, Stop, play
+from relengq.states import AttemptState
+from tests.support.plays import STUBBORN, Collected, Project, alive, never
+from tests.support.waiting import wait_until
+
+SOON = 2.0
+"""Seconds within which everything that a play started is gone: one, and one more for a busy machine."""
+SCATTER = """
+- name: daemon
+  command: "{{ [ansible_playbook_python, '-c', daemon, pids] | map('quote') | join(' ') }}"
+- name: forgotten
+  command: sleep 300
+  async: 300
+  poll: 0
+- name: stays
+  shell: "trap '' TERM HUP; echo $$ > {{ pids }}/$$.pid; sleep 300 & sleep 300"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = Project(tmp_path)
+    (tmp_path / "pids").mkdir()
+    project.tasks(SCATTER)
+    return project
+
+
+def scattered(project: Project) -> dict[str, str]:
+    return {"daemon": STUBBORN, "pids": str(project.root / "pids")}
+
+
+def marked(project: Project) -> list[int]:
+    """Every process of the project's plays, wherever it is, by the work directory that it inherited."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            inherited = process.environ().get("ANSIBLE_LOCAL_TEMP", "")
+        except psutil.Error:
+            continue
+        if inherited.startswith(str(project.workdir)):
+            found.append(process.pid)
+    return found
+
+
+class Clock:
+    """A stop that comes when everything has been started, and remembers when that was."""
+
+    def __init__(self, project: Project, reason: Stop | None) -> None:
+        self.project = project
+        self.reason = reason
+        self.asked: float | None = None
+
+    def ready(self) -> bool:
+        return len(alive(self.project.root / "pids")) == 2
+
+    def stop(self) -> Stop | None:
+        if self.asked is None and self.ready():
+            self.asked = time.monotonic()
+        return self.reason if self.asked is not None else None
+
+
+def test_a_stop_ends_all_that_the_play_started(project: Project) -> None:
+    clock, sink = Clock(project, Stop.CANCELLED), Collected()
+    outcome = play(project.order(variables=scattered(project)), sink, clock.stop)
+    assert clock.asked is not None
+    assert time.monotonic() - clock.asked < SOON
+    assert outcome.state is AttemptState.CANCELLED
+    assert outcome.message == "The play was cancelled in task 'stays' of play 'The play'."
+    assert alive(project.root / "pids") == []
+    assert marked(project) == []
+    assert project.left() == []
+    assert "TASK [stays]" in sink.text
+    assert sink.named("daemon").status == "changed"
+
+
+@pytest.mark.parametrize("reason", Stop)
+def test_the_reason_of_a_stop_is_the_state_of_the_outcome(tmp_path: Path, reason: Stop) -> None:
+    project, sink = Project(tmp_path), Collected()
+    project.tasks("- {name: stays, pause: {seconds: 300}}\n")
+    outcome = play(project.order(), sink, lambda: reason if "stays" in sink.text else None)
+    assert outcome.state == reason.value
+    assert "in task 'stays'" in (outcome.message or "")
+
+
+def test_a_timeout_ends_the_play(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.tasks("- {name: stays, shell: \"trap '' TERM; sleep 300 & sleep 300\"}\n")
+    started = time.monotonic()
+    outcome, _ = project.play(timeout=4)
+    assert 4 <= time.monotonic() - started < 4 + SOON
+    assert outcome.state is AttemptState.TIMED_OUT
+    assert (outcome.message or "").startswith("The play was killed at its timeout of 4s")
+    assert marked(project) == []
+
+
+def test_a_play_that_ends_by_itself_leaves_nothing_running(project: Project) -> None:
+    project.tasks(SCATTER.split("- name: stays", maxsplit=1)[0])
+    outcome, _ = project.play(variables=scattered(project))
+    assert outcome.state is AttemptState.SUCCEEDED
+    assert list((project.root / "pids").glob("*.pid"))
+    assert alive(project.root / "pids") == []
+    assert marked(project) == []
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from relengq.execution import play
+from tests.support.plays import Collected, Project, STUBBORN, never
+project = Project(Path(sys.argv[1]))
+variables = {"daemon": STUBBORN, "pids": str(project.root / "pids"), "secret": "s3cret"}
+play(project.order(variables=variables), Collected(), never)
+"""
+
+
+def test_a_worker_killed_with_sigkill_takes_everything_with_it(project: Project) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(project.root)], cwd=Path(__file__).parents[2])
+    wait_until(Clock(project, None).ready)
+    started = time.monotonic()
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    wait_until(lambda: not alive(project.root / "pids") and not marked(project), timeout=5)
+    assert time.monotonic() - started < SOON
+    wait_until(lambda: project.left() == [], what="the private directory is removed")
+
+
+def test_a_guard_killed_with_sigkill_ends_the_play_and_the_rest_is_swept(project: Project) -> None:
+    killed: list[float] = []
+
+    def kill_guard() -> Stop | None:
+        if not killed and clock.ready():
+            for child in psutil.Process().children():
+                if any("guard.py" in word for word in child.cmdline()):
+                    child.kill()
+                    killed.append(time.monotonic())
+        return None
+
+    clock = Clock(project, None)
+    outcome = play(project.order(variables=scattered(project)), Collected(), kill_guard)
+    assert time.monotonic() - killed[0] < SOON
+    assert outcome.state is AttemptState.FAILED
+    assert "was ended by a signal: Killed" in (outcome.message or "")
+    assert alive(project.root / "pids") == []
+    assert marked(project) == []
+
+
+def test_a_sink_that_blocks_delays_no_stop(project: Project) -> None:
+    blocked, gone = threading.Event(), threading.Event()
+
+    class Blocking(Collected):
+        def output(self, text: str) -> None:
+            blocked.set()
+            assert gone.wait(30)
+            super().output(text)
+
+    def watch() -> None:
+        blocked.wait(30)
+        wait_until(lambda: not marked(project))
+        gone.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    outcome = play(
+        project.order(variables=scattered(project)), Blocking(), lambda: Stop.CANCELLED if blocked.is_set() else None
+    )
+    assert outcome.state is AttemptState.CANCELLED
+    assert gone.is_set()
+
+
+def test_plays_side_by_side_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
+    projects = [Project(tmp_path / str(number)) for number in range(2)]
+    outcomes: dict[int, Outcome] = {}
+
+    def run(number: int) -> None:
+        projects[number].tasks(f"- command: {'sleep 60' if number else 'sleep 1'}\n")
+        stop = (lambda: Stop.CANCELLED if 0 in outcomes else None) if number else never
+        outcomes[number] = play(projects[number].order(), Collected(), stop)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes[0].state is AttemptState.SUCCEEDED
+    assert outcomes[1].state is AttemptState.CANCELLED
+
+
+def test_descriptors_and_threads_do_not_pile_up(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.tasks("- debug: {msg: x}\n")
+    project.play()
+    before = open_now()
+    for _ in range(3):
+        project.play()
+    assert open_now() == before
+
+
+def open_now() -> tuple[int, int]:
+    return psutil.Process().num_fds(), threading.active_count()
