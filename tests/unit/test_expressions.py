@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Expressions: a border between a site's files and the hostile values of messages and people."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relengq.documents import Json
+from relengq.errors import ExpressionFault
+from relengq.expressions import condition, is_template, references, render, unwrap, verify
+from relengq.expressions.sandbox import RANGE_LIMIT, REGEX_SUBJECT_LIMIT, WORK_LIMIT
+
+HOSTILE = (
+    "{{ 7 * 7 }}",
+    "{% for x in range(9) %}x{% endfor %}",
+    "{{ ''.__class__.__mro__ }}",
+    "{0.__class__.__init__.__globals__}",
+    "%(x)s %s %d",
+    "{# comment",
+    "}}{{",
+    "' or true or '",
+    "__class__",
+    "((a+)+)+$",
+    "\0\ud800",
+)
+CONTEXT: dict[str, Json] = {
+    "inputs": {"release": "f44", "items": [1, 2], "count": 3, "publish": False, "hostile": list(HOSTILE)},
+    "outputs": {"gather": {"count": 3, "rpms": {"x86_64": 7}}, "count": 3, "url": None},
+    "msg": {"tag": "f44-updates", "get": "mine", "nested": {"a": [{"b": 1}]}},
+    "steps": {"gather": {"state": "succeeded", "failed": []}},
+}
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.sampled_from(HOSTILE),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.sampled_from(HOSTILE), inner, max_size=4)
+    ),
+    max_leaves=15,
+)
+
+
+def holds(text: str) -> bool:
+    return condition(text).holds(CONTEXT)
+
+
+def fault(text: str) -> str:
+    with pytest.raises(ExpressionFault) as caught:
+        condition(text).holds(CONTEXT)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("inputs.release == 'f44' and msg.tag.startswith('f44')", True),
+        ("{{ inputs.publish }}", False),
+        ("  {{ not inputs.publish }}  ", True),
+        ("inputs.items | length == 2", True),
+        ("inputs['release'] is match('f[0-9]+$')", True),
+        ("inputs.release is search('4') and not inputs.release is match('4')", True),
+        ("msg.get == 'mine'", True),
+        ("inputs.get('release') == 'f44'", True),
+        ("steps.gather.state == 'succeeded' and not steps.gather.failed", True),
+        ("outputs.ci.test.result is defined", False),
+        ("outputs.ci.test.result | default('none') == 'none'", True),
+        ("outputs.url is none", True),
+        ("msg.nested.a[0].b == 1", True),
+        ("'x' ~ inputs.count == 'x3'", True),
+        ("inputs.items | map('string') | join('-') == '1-2'", True),
+        ("'2026' | regex_search('[0-9]{2}') == '20'", True),
+        ("'a-b' | regex_replace('(a)-(b)', '\\\\2-\\\\1') == 'b-a'", True),
+        ("'%03d' | format(7) == '007'", True),
+        ("('{\"a\": 1}' | from_json).a == 1", True),
+        ("'no'", False),
+        ("'False'", False),
+        ("''", False),
+        ("'0'", False),
+        ("'text'", True),
+        ("[]", False),
+    ],
+)  # fmt: skip
+def test_conditions(text: str, expected: bool) -> None:
+    assert holds(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("inputs.relase == 'f44'", "inputs has no 'relase' (did you mean 'release'?)"),
+        ("outputs.ci.test.result == 'passed'", "outputs has no 'ci'"),
+        ("outptus.count", "'outptus' is unknown here (did you mean 'outputs'?)"),
+        ("inputs.release.nope", "inputs.release has no 'nope'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("inputs.release + 1", "TypeError"),
+        ("inputs.", "does not compile"),
+        ("a b", "more follows where the expression has ended"),
+        ("inputs.release | uper", "unknown filter 'uper' (did you mean 'upper'?)"),
+        ("inputs is defned", "unknown test 'defned' (did you mean 'defined'?)"),
+        ("inputs.release == '{{ x }}'", "has no {{ }} inside"),
+        ("{% if x %}", "does not compile"),
+    ],
+)
+def test_faults_say_what_is_wrong_and_what_is_near(text: str, told: str) -> None:
+    assert told in fault(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "inputs.release.__class__",
+        "inputs['__class__']",
+        "inputs.release['__class__']",
+        "inputs | attr('__class__')",
+        "[inputs] | map(attribute='__class__') | list",
+        "[inputs] | map('attr', '__class__') | list",
+        "[inputs] | groupby('__class__')",
+        "'{0.__class__}'.format(inputs)",
+        "'{x.__class__}'.format_map({'x': inputs})",
+        "inputs.release.format('x')",
+        "range.__init__",
+        "inputs.items.append(3)",
+        "inputs.update({'x': 1})",
+        "inputs.pop('release')",
+        "self._TemplateReference__context",
+        "cycler('a')",
+        "namespace(a=1)",
+        "lipsum()",
+        "joiner()",
+        "dict(a=1)",
+        "config",
+        "().__class__.__bases__",
+        "(1).__class__",
+        "inputs.release.encode('utf-8')",
+        "inputs.get.__self__",
+        "inputs.get.__func__",
+        "range(*[3])",
+        "range(**{})",
+        "[inputs.hostile[0]] | map(inputs.release) | list",
+        "inputs.release is match(inputs.hostile[9])",
+        "inputs.release | regex_search(inputs.hostile[9])",
+        "['a'] | select('match', inputs.hostile[9]) | list",
+        "[{'a': 'b'}] | selectattr('a', 'match', inputs.hostile[9]) | list",
+        "inputs.release()",
+        "(inputs.release | upper)()",
+        "inputs.release | safe",
+        "inputs | pprint",
+        "[1, 2] | random",
+    ],
+)
+def test_nothing_leads_out_of_the_sandbox(text: str) -> None:
+    with pytest.raises(ExpressionFault):
+        render("{{ " + text + " }}", CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("'a' * 999999999 == ''", WORK_LIMIT),
+        ("999999999 * 'a' == ''", WORK_LIMIT),
+        ("[1] * 99999999 == []", WORK_LIMIT),
+        ("('a' * 3000) * 3000 == ''", WORK_LIMIT),
+        ("'a' | replace('', 'b' * 1000000) | replace('b', 'c' * 1000000) == ''", WORK_LIMIT),
+        ("'a'.replace('', 'b' * 1000000).replace('b', 'c' * 1000000) == ''", WORK_LIMIT),
+        ("range(10000) | map('replace', '1', 'x' * 100000) | join | length", WORK_LIMIT),
+        ("range(10000) | join('x' * 10000) | length", WORK_LIMIT),
+        ("('x' * 10000).join(range(10000) | map('string')) | length", WORK_LIMIT),
+        (f"('y' * 9000) | regex_replace('y', '{'x' * 9000}') | length", WORK_LIMIT),
+        ("range(99999999999999999999) | list", RANGE_LIMIT),
+        ("range(-5, 99999, 2) | list", RANGE_LIMIT),
+        ("range(20000, 0, -1) | list", RANGE_LIMIT),
+        ("10 ** 99999999 == 1", 4096),
+        ("(2 ** 4000) * (2 ** 4000) == 1", 4096),
+        ("'%99999999d' % 1 == ''", 3),
+        ("'%*d' % (99999999, 1) == ''", 3),
+        ("'%.99999f' | format(1.0) == ''", 3),
+        ("('x' * 10001) is match('x')", REGEX_SUBJECT_LIMIT),
+        ("x" * 10_001, 10_000),
+        ("not " * 150 + "true", 100),
+        (" or ".join(["x"] * 200), 100),
+        ("inputs" + ".x" * 200, 100),
+    ],
+)  # fmt: skip
+def test_names_the_limit_before_it_costs_anything(text: str, limit: int) -> None:
+    began = time.monotonic()
+    told = fault(text)
+    assert str(limit) in told
+    assert "limit" in told
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("text", ["(" * 3000 + "1" + ")" * 3000, "[" * 4000, "- " * 4000 + "1", "9" * 5000])
+def test_nesting_is_no_stack_overflow(text: str) -> None:
+    assert "does not compile" in fault(text)
+    with pytest.raises(ExpressionFault):
+        render("{{ " + text + " }}", CONTEXT)
+
+
+def test_values_from_outside_may_be_nested_deep() -> None:
+    deep: Json = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ExpressionFault, match="deeper than the limit"):
+        render("{{ msg }}", {"msg": deep})
+    assert condition("msg is sequence").holds({"msg": deep})
+
+
+@given(JSON)
+def test_values_are_never_templates(value: Json) -> None:
+    context = {"msg": value, "list": [value]}
+    assert render("{{ msg }}", context) == value
+    assert render({"deep": ["{{ list[0] }}", {"x": "{{ msg }}"}]}, context) == {"deep": [value, {"x": value}]}
+    if isinstance(value, str):
+        assert render("a {{ msg }} b {{ msg }}", context) == f"a {value} b {value}"
+        assert render("{{ '' ~ msg }}", context) == value
+
+
+ASKED = (
+    "msg == 1",
+    "msg is defined and msg",
+    "msg | string | length > 3",
+    "'x' in msg",
+    "msg.a.b == 2",
+    "msg[0]",
+    "msg | int > 1",
+    "msg ~ msg == 'x'",
+    "msg | sort | first",
+)
+PIECES = [
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ".",
+    "|",
+    "~",
+    "'a'",
+    "1",
+    "x",
+    "not",
+    "in",
+    "is",
+    "and",
+    "{{",
+    "}}",
+    "{%",
+    "range",
+]
+
+
+@given(JSON, st.sampled_from(ASKED))
+def test_any_value_gives_an_answer_or_an_expression_fault(value: Json, text: str) -> None:
+    with suppress(ExpressionFault):
+        assert condition(text).holds({"msg": value}) in (True, False)
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES), max_size=20).map(" ".join), st.booleans())
+def test_any_text_compiles_or_is_an_expression_fault(text: str, bare: bool) -> None:
+    with suppress(ExpressionFault):
+        verify(text, bare=bare)
+        references(text, bare=bare)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("plain", "plain"),
+        (7, 7),
+        ("{{ inputs.count }}", 3),
+        ("{{inputs.count}}", 3),
+        ("{{ inputs.count }} ", "3 "),
+        ("{{ inputs.count }}-{{ inputs.release }}", "3-f44"),
+        ("{{ inputs.items }}", [1, 2]),
+        ("x{{ inputs.items }}", "x[1, 2]"),
+        ("{{ outputs.url }}", None),
+        ("x{{ outputs.url }}", "x"),
+        ("{{ (1, 2) }}", [1, 2]),
+        ("{{ range(3) }}", [0, 1, 2]),
+        ("{{ inputs.items | map('string') }}", ["1", "2"]),
+        ("{{ {1: 'a'} }}", {"1": "a"}),
+        ("{# only a comment #}", ""),
+        ("line\n", "line\n"),
+        ({"{{ key }}": [None, "{{ true }}"]}, {"{{ key }}": [None, True]}),
+    ],
+)
+def test_renders(value: Json, expected: Json) -> None:
+    assert render(value, CONTEXT) == expected
+
+
+def test_what_is_rendered_shares_nothing_with_the_context() -> None:
+    made = render("{{ inputs.items }}", CONTEXT)
+    assert isinstance(made, list)
+    made.append(9)
+    assert render("{{ inputs.items }}", CONTEXT) == [1, 2]
+
+
+UNRENDERABLE = [
+    "{{ inputs.nope }}",
+    "a {{ nope }}",
+    "{% set x = 1 %}",
+    "{% include 'x' %}",
+    "{{ inputs.release.upper }}",
+    "{{ 1e308 * 10 }}",
+    "{{",
+    "{{ }}",
+    "{{ [range] }}",
+]
+
+
+@pytest.mark.parametrize("text", UNRENDERABLE)
+def test_refuses_to_render(text: str) -> None:
+    with pytest.raises(ExpressionFault):
+        render({"a": [text]}, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("outputs.ci['x'].y == 1", [("outputs", "ci", "x", "y")]),
+        ("msg.items() | length and inputs.a.b.get('c')", [("msg",), ("inputs", "a", "b")]),
+        ("inputs[matrix.arch].x", [("inputs",), ("matrix", "arch")]),
+        ("range(inputs.n) | map('string') | join(x)", [("inputs", "n"), ("x",)]),
+        ("a if b.c else [d, {'e': f}]", [("a",), ("b", "c"), ("d",), ("f",)]),
+        ("msg[0].x", [("msg", "0", "x")]),
+        ("1 + 2", []),
+    ],
+)
+def test_references(text: str, expected: list[tuple[str, ...]]) -> None:
+    assert sorted(references(text, bare=True)) == sorted(expected)
+    assert sorted(references("{{ " + text + " }} and {{ 1 }}", bare=False)) == sorted(expected)
+
+
+def test_plain_text_has_no_references() -> None:
+    assert references("inputs.x is text here", bare=False) == []
+    assert not is_template("inputs.x")
+
+
+def test_unwrap_takes_off_one_pair_only() -> None:
+    assert unwrap(" {{ a }} ") == "a"
+    assert unwrap("{{ a }} == {{ b }}") == "{{ a }} == {{ b }}"
+
+
+def test_results_are_json() -> None:
+    made = render({"all": "{{ inputs }}", "n": "{{ 2 ** 100 }}"}, CONTEXT)
+    assert json.loads(json.dumps(made)) == made
