@@ -44,9 +44,13 @@ def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outco
     with _private_directory(order) as private:
         mask = Mask(order.hidden)
         events = Events(sink, mask)
-        command = prepare(order, private)
-        guard = Guard(private, command.arguments)
-        with Running(command, guard.command, private, events.handle) as running:
+        try:
+            command = prepare(order, private)
+            guard = Guard(private, command.arguments)
+            made = Running(command, guard.command, private, events.handle)
+        except OSError as error:
+            raise _cannot_write(order.workdir, error) from error
+        with made as running:
             reading = _Reading(running, sink, mask)
             try:
                 reading.start()
@@ -116,19 +120,15 @@ def _private_directory(order: PlayOrder) -> Iterator[Path]:
         order.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(prefix="play-", dir=order.workdir.resolve()))
     except OSError as error:
-        raise AttemptFault(_cannot_write(order.workdir, error)) from error
+        raise _cannot_write(order.workdir, error) from error
     try:
         yield private
-    except OSError as error:
-        if error.filename is not None and str(error.filename).startswith(str(private)):
-            raise AttemptFault(_cannot_write(order.workdir, error)) from error
-        raise
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _cannot_write(workdir: Path, error: OSError) -> str:
-    return f"The work directory {workdir} cannot be written on this worker: {error.strerror}."
+def _cannot_write(workdir: Path, error: OSError) -> AttemptFault:
+    return AttemptFault(f"The work directory {workdir} cannot be written on this worker: {error.strerror}.")
 
 
 class _Reading:

@@ -12,9 +12,9 @@ from relengq.logs import storable
 
 LONGEST = 10_000
 """Characters of a message that are kept; the output has the rest."""
-_DETAILS = ("stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
+_DETAILS = ("message", "stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
 _NO_TRACEBACK = "(traceback unavailable)"
-_SAYS_LITTLE = re.compile(r"non-zero return code|MODULE FAILURE|Assertion failed|^$")
+_SAYS_LITTLE = re.compile(r"non-zero return code|MODULE FAILURE|Assertion failed|Unknown error|^$")
 _ANSIBLE_ERROR = re.compile(r"^(?:ERROR!|\[ERROR\]:) ?(.*)", re.MULTILINE | re.DOTALL)
 _ERROR_END = re.compile(r"\n(?:\n|PLAY RECAP|PLAY \[|TASK \[|\[WARNING\]|\[DEPRECATION)|\Z")
 
@@ -42,7 +42,7 @@ def failure_message(result: Mapping[str, object]) -> str:
     for name in _DETAILS:
         detail = _plain(result.get(name, "")).strip()
         if detail and detail != _NO_TRACEBACK:
-            return f"{message}: {detail}" if message else detail
+            return f"{message.rstrip('.')}: {detail}" if message else detail
     return message or shortened(_plain(dict(result)))
 
 

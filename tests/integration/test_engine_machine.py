@@ -100,9 +100,7 @@ class Runs(RuleBasedStateMachine):
                 case "release" | "fail":
                     control.release(bench.installation, run, who="alice", fail=what == "fail")
                 case _:
-                    control.approve(
-                        bench.installation, run, None, who="alice", note=None, accepted=what == "approve"
-                    )
+                    control.approve(bench.installation, run, None, who="alice", note=None, accepted=what == "approve")
         except WrongState:
             pass
 

@@ -14,6 +14,7 @@ from relengq.execution.messages import ansible_error, exit_message, failure_mess
         ({"msg": "non-zero return code", "stderr": "", "stdout": "bad"}, "non-zero return code: bad"),
         ({"msg": "MODULE FAILURE", "module_stderr": "Traceback"}, "MODULE FAILURE: Traceback"),
         ({"msg": "Assertion failed", "assertion": "a == b"}, "Assertion failed: a == b"),
+        ({"msg": "Failed: Unknown error.", "message": "no vault secrets"}, "Failed: Unknown error: no vault secrets"),
         ({"msg": "cannot", "stderr": "because"}, "cannot: because"),
         ({"msg": {"a": 1}}, '{"a": 1}'),
         ({"censored": "hidden", "changed": True}, "hidden"),
