@@ -19,8 +19,11 @@ class RunState(StrEnum):
     HELD = "held"
     """A person (or ``on_lost: hold``) stopped it from going on; ``release`` lets it go on."""
     SUCCEEDED = "succeeded"
+    """Every step succeeded, was skipped, or was allowed to fail."""
     FAILED = "failed"
+    """A step failed that may not, or the run took longer than its ``timeout``."""
     CANCELLED = "cancelled"
+    """A person, or a newer run of its group (``cancel-running``), stopped it."""
     SKIPPED = "skipped"
     """It never began: its concurrency group was busy and ``when_busy`` is ``skip``."""
 
@@ -36,12 +39,19 @@ class StepState(StrEnum):
     PENDING = "pending"
     """Not reached yet: a step before it has not ended."""
     QUEUED = "queued"
+    """An attempt is to be taken by a worker; it may have to wait for a retry's delay first."""
     RUNNING = "running"
+    """A worker plays it."""
     WAITING = "waiting"
+    """It waits for a person's approval or for a bus message."""
     HELD = "held"
+    """Its worker was lost and ``on_lost`` is ``hold``: a person decides."""
     SUCCEEDED = "succeeded"
+    """It was played, approved or answered, or its result was kept by a rerun."""
     FAILED = "failed"
+    """Its last attempt failed, it was rejected, nobody answered in time, or an expression of it failed."""
     CANCELLED = "cancelled"
+    """It was stopped together with its run."""
     SKIPPED = "skipped"
     """Its ``when`` was false, its matrix was empty, or the run ended before it was reached."""
 
@@ -55,9 +65,13 @@ class AttemptState(StrEnum):
     """What became of one try of a step on one worker."""
 
     QUEUED = "queued"
+    """No worker has taken it yet."""
     RUNNING = "running"
+    """A worker plays it and renews its lease."""
     SUCCEEDED = "succeeded"
+    """Ansible ended without a failure."""
     FAILED = "failed"
+    """A task failed, a host could not be reached, or the attempt could not be played at all."""
     TIMED_OUT = "timed_out"
     """It ran longer than the step's ``timeout`` and was killed; counts as a failure."""
     LOST = "lost"
@@ -65,6 +79,7 @@ class AttemptState(StrEnum):
     INTERRUPTED = "interrupted"
     """Its worker was stopped on purpose; does not count as a failure."""
     CANCELLED = "cancelled"
+    """It was withdrawn, or killed because its run was cancelled."""
 
     @property
     def final(self) -> bool:
