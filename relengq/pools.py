@@ -95,7 +95,7 @@ class Pool(_Part):
         AfterValidator(_without_duplicates),
     ] = Field(description="Queues that its workers serve.")
     concurrency: int = Field(2, ge=1, le=1000, description="How many attempts a worker plays at once.")
-    limits: Limits = Field(Limits(), description="What an attempt may use at most.")
+    limits: Limits = Field(Limits(), description="Bounds on what an attempt may use.")
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], SecretSource] = Field(
         {}, description="Secrets that steps may ask for, by the name that workflows use."
     )

@@ -50,7 +50,7 @@ def explain(document: Document, error: ValidationError, schema: Mapping[str, Any
     """
     details = error.errors(include_url=False)
     for detail in details[:DETAIL_LIMIT]:
-        loc = (*at, *_place(detail["loc"]))
+        loc = _fitted(document.data, (*at, *_place(detail["loc"])))
         is_key = loc[-1:] == ("[key]",)
         loc = loc[:-1] if is_key else loc
         if detail["type"] == "extra_forbidden":
@@ -72,6 +72,15 @@ def _place(loc: Loc) -> Loc:
         for at, part in enumerate(loc)
         if not (at >= 2 and isinstance(part, str) and isinstance(loc[at - 1], int) and loc[at - 2] in _TAGGED)
     )
+
+
+def _fitted(data: Json, loc: Loc) -> Loc:
+    """The place without positions where the file has a single thing in place of a list."""
+    parts: list[str | int] = []
+    for part in loc:
+        if not (isinstance(part, int) and isinstance(value_at(data, tuple(parts)), dict | str)):
+            parts.append(part)
+    return tuple(parts)
 
 
 def _subject(loc: Loc) -> str:

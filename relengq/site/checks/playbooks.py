@@ -75,6 +75,8 @@ class _Reader:
                 yield document.fault((), "a playbook is a list of plays")
             for loc, other in found:
                 target = _target(name, other)
+                if not _relative(target):
+                    continue
                 if (self._folder / target).is_file():
                     pending.append(target)
                 else:
@@ -86,7 +88,7 @@ def _imports(document: Document) -> Iterator[Import]:
     for at, play in enumerate(items(document.data)):
         for key in _IMPORTS:
             other = mapping(play).get(key)
-            if isinstance(other, str) and not is_template(other) and _relative(other) and other.endswith(_SUFFIXES):
+            if isinstance(other, str) and not is_template(other) and other.endswith(_SUFFIXES):
                 yield (at, key), other
 
 
