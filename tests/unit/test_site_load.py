@@ -16,7 +16,6 @@ from relengq.errors import NotFound, Refused, SiteFault
 from relengq.site import KINDS, SiteCache, check, create, load, schema
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = {"workflow": "playbooks/workflows", "pool": "workers", "schedules": "beat"}
 
 
 @pytest.fixture
@@ -115,12 +114,12 @@ def nodes(value: object) -> list[dict[str, dict[str, object]]]:
     return [*found, *(node for child in children for node in nodes(child))]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_shipped_files_and_the_skeleton_fit_their_schemas(kind: str, site: Path, tmp_path: Path) -> None:
     """By a validator that is not ours, which reads YAML with a reader that is not ours either."""
     file = tmp_path / "schema.json"
     file.write_text(json.dumps(schema(kind)))
-    shipped = [path for root in (REPOSITORY, site) for path in sorted((root / FILES[kind]).glob("*.yml"))]
+    shipped = [path for root in (REPOSITORY, site) for path in sorted(root.glob(KINDS[kind]))]
     assert shipped
     command = [Path(sys.executable).with_name("check-jsonschema"), "--schemafile", file, *shipped]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
