@@ -89,10 +89,12 @@ def binaries(source: Path, arch: str) -> Found:
 
 def sources(compose: Compose, source: Path, arches: list[str]) -> tuple[Found, list[str]]:
     """The source packages of what was gathered, by file name, and the names of those that are missing."""
+    ready = [arch for arch in arches if compose.ready(arch)]
+    if not ready:
+        raise ComposeFault(f"none of {', '.join(arches)} is ready")
     wanted = {
         read_rpm(path).rpm_sourcerpm
-        for arch in arches
-        if compose.ready(arch)
+        for arch in ready
         for tree in compose.trees(arch)
         for path in (compose.top / tree.relative / "Packages").glob("*/*.rpm")
     }
