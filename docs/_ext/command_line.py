@@ -18,7 +18,7 @@ PROGRAM = "relengq"
 
 def verbs() -> Iterator[str]:
     """Every verb with its arguments, options and exit codes, by section."""
-    top = click.Context(cli.relengq, info_name=PROGRAM)
+    top = click.Context(cli.relengq, info_name=PROGRAM, **cli.relengq.context_settings)
     yield from heading("Options before the verb", "-", "cli-relengq")
     yield from _options(cli.relengq, top)
     section = None
@@ -83,6 +83,7 @@ def _choices(option: click.Option) -> Iterator[str]:
 def exit_codes() -> Iterator[str]:
     """Each exit code, and the errors that end with it."""
     classes = [found for _, found in getmembers(errors, isclass) if issubclass(found, errors.RelengqError)]
+    classes.sort(key=lambda found: len(found.__mro__))
     meanings = {
         0: ["What was asked for is done."],
         1: ["The run, check or doctor that was asked about failed."],
@@ -90,7 +91,7 @@ def exit_codes() -> Iterator[str]:
         cli.INTERRUPTED: ["Interrupted with Ctrl-C."],
     }
     for found in classes:
-        if found.exit_code not in (0, 1):
+        if found.exit_code not in (0, 1, cli.BUG):
             text = documented((found.__doc__ or "").split("\n\n")[0])
             meanings.setdefault(found.exit_code, []).append(text)
     rows = [(f"``{code}``", " ".join(dict.fromkeys(texts))) for code, texts in sorted(meanings.items())]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,8 +27,10 @@ _TITLES = {
     "Access": "access", "Announcement": "announce", "Approval": "approval", "Concurrency": "concurrency",
     "InputSpec": "inputs.NAME", "MessageTrigger": "on", "Retry": "retry", "WaitFor": "wait_for",
     "PlaybookStep": "Steps with playbook", "ApprovalStep": "Steps with approval", "WaitForStep": "Steps with wait_for",
-    "Limits": "limits", "SecretSource": "secrets.NAME", "Ansible": "ansible", "Schedule": "A schedule",
+    "Limits": "limits", "SecretSource": "secrets.NAME", "Ansible": "ansible", "Schedule": "Keys of a schedule",
 }  # fmt: skip
+_PATHS = {**dict.fromkeys(("PlaybookStep", "ApprovalStep", "WaitForStep"), "steps"), "Schedule": "NAME"}
+"""Parts whose keys are known by something else than their title."""
 
 
 def settings() -> Iterator[str]:
@@ -48,10 +49,10 @@ def keys(kind: str) -> Iterator[str]:
     schema = site.schema(kind)
     kinds = Kinds(schema, kind)
     if "properties" in schema:
-        yield from heading(f"Top of {site.KINDS[kind]}", "-", f"keys-{kind}")
+        yield from heading("At the top", "-", f"keys-{kind}")
         yield from _entries(schema, kinds)
     parts = {name: part for name, part in schema["$defs"].items() if "properties" in part}
-    steps = {name: part for name, part in parts.items() if name.endswith("Step")}
+    steps = {name: parts[name] for name in _TITLES if name in parts and name.endswith("Step")}
     shared = _shared(list(steps.values()))
     if shared:
         yield from heading("Every step", "-", f"keys-{kind}-step")
@@ -137,7 +138,8 @@ class Kinds:
             return "duration: 30s, 5m, 1h30m, 2d, or seconds"
         if any("[KMGT]" in pattern for pattern in patterns):
             return "size: 512MiB, 4GiB, or bytes"
-        return " or ".join(dict.fromkeys(self.of(node) for node in nodes))
+        said = list(dict.fromkeys(self.of(node) for node in nodes))
+        return " or ".join(text for text in said if not any(f"each entry: {text}" in other for other in said))
 
     def _single(self, kind: str, node: Node) -> str:
         bounds = [text.format(f"{node[key]:,}") for key, text in _BOUNDS.items() if node.get(key)]
@@ -151,13 +153,13 @@ class Kinds:
         else:
             words = _NOUNS[kind]
             bounds += [f"matching ``{node['pattern']}``"] if "pattern" in node else []
-        bounds = [text for text in bounds if text != "at least 1 characters"]
+        bounds = [text for text in bounds if text not in ("at least 1 characters", "at least 1 entries")]
         return f"{words} ({'; '.join(bounds)})" if bounds else words
 
 
 def _several(kinds: list[str]) -> str:
     if set(kinds) == {"string", "boolean", "array"}:
-        return "condition: an expression, true, false, or a list of them that must all hold"
+        return "condition"
     if set(kinds) == {"array", "string"}:
         return "list of values, or a template that gives one"
     return " or ".join(_NOUNS[kind] for kind in kinds)
@@ -167,26 +169,26 @@ def bounds() -> Iterator[str]:
     """Every bound on a key of a file or on a setting, in one table."""
     rows = []
     for kind, files in site.KINDS.items():
-        for key, name, value in sorted(set(_bounds(site.schema(kind), site.schema(kind).get("$defs", {}), ""))):
+        for key, name, value in sorted(set(_bounds(site.schema(kind), ""))):
             rows.append((f"``{files}``", f"``{key}``", _BOUNDS[name].format(value)))
     yield from table(("File", "Key", "Bound"), rows, "30 40 30")
 
 
-def _bounds(node: Any, parts: Node, path: str) -> Iterator[tuple[str, str, str]]:
+def _bounds(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """Key, kind and number of each bound below the node. Durations have theirs in the table of limits."""
     if isinstance(node, list):
-        for item in node:
-            yield from _bounds(item, parts, path)
-        return
+        for item in node if "[smhdw]" not in str(node) else ():
+            yield from _bounds(item, path)
     if not isinstance(node, dict):
         return
     for name in _BOUNDS:
         if isinstance(node.get(name), int | float) and node[name] not in (0, 1) and path:
             yield path, name, f"{node[name]:,}"
     for name, part in node.get("$defs", {}).items():
-        yield from _bounds(part, parts, re.sub(r"^(A schedule)$", "NAME", _TITLES.get(name, name).rpartition(" ")[2]))
+        yield from _bounds(part, _PATHS.get(name, _TITLES.get(name, name)))
     for key, inner in node.get("properties", {}).items():
-        yield from _bounds(inner, parts, f"{path}.{key}" if path else key)
+        yield from _bounds(inner, f"{path}.{key}" if path else key)
     for group in ("items", "anyOf", "oneOf", "additionalProperties"):
-        yield from _bounds(node.get(group), parts, path)
+        yield from _bounds(node.get(group), path)
     for inner in node.get("patternProperties", {}).values():
-        yield from _bounds(inner, parts, path)
+        yield from _bounds(inner, path)

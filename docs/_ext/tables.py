@@ -7,8 +7,9 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
+import json_keys
 from rst import attribute_docs, table
 
 import relengq
@@ -18,7 +19,7 @@ from relengq.site.checks import uses
 from relengq.states import TRANSITIONS, AttemptState, RunState, StepState
 
 STATES = {"run": RunState, "step": StepState, "attempt": AttemptState}
-LIMIT = re.compile(r"(\w+_LIMIT|LONGEST|INT_BOUND|MAX_\w+|[A-Z]+_BYTES)$")
+LIMIT = re.compile(r"(?!_)(\w+_LIMIT|LONGEST|INT_BOUND|MAX_\w+|[A-Z]+_BYTES)$")
 """How constants are named that bound something."""
 NOT_LIMITS = {"BATCH_BYTES", "CHUNK_BYTES"}
 """Constants of that form which nobody meets: how output is cut into pieces."""
@@ -52,14 +53,14 @@ def limit_constants() -> Iterator[tuple[str, str, int | float]]:
 def limits() -> Iterator[str]:
     """Every limit with its number."""
     rows = [
-        (_amount(value, attribute_docs(module)["", name]), attribute_docs(module)["", name], f"``{module}.{name}``")
+        (_amount(name, value, attribute_docs(module)["", name]), attribute_docs(module)["", name], f"``{module}.{name}``")
         for module, name, value in limit_constants()
     ]
     yield from table(("Limit", "Of what", "In the code"), rows, "15 50 35")
 
 
-def _amount(value: int | float, meaning: str) -> str:
-    if meaning.startswith("Bytes") or "bytes" in meaning:
+def _amount(name: str, value: int | float, meaning: str) -> str:
+    if meaning.startswith("Bytes") or name.endswith("BYTES"):
         for size, unit in _BIG.items():
             if value >= size and value % size == 0:
                 return f"{int(value) // size} {unit}"
@@ -111,16 +112,17 @@ def fields(path: str) -> Iterator[str]:
     """The keys that a class gives in JSON, with the types of their values."""
     module, _, name = path.rpartition(".")
     found = getattr(importlib.import_module(module), name)
-    docs = attribute_docs(module)
     rows = [
-        (f"``{field}``", f"``{_type(hint)}``", docs.get((name, field), ""))
+        (f"``{field}``", _type(str(hint) if get_args(hint) else hint.__name__), json_keys.meaning(module, name, field))
         for field, hint in get_type_hints(found).items()
         if field in found.__dataclass_fields__
     ]
     yield from table(("Key", "Value", "Meaning"), rows, "20 30 50")
 
 
-def _type(hint: object) -> str:
-    text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
-    text = re.sub(r"(\w+\.)+", "", text)
-    return text.replace("datetime", "time").replace("NoneType", "null").replace("None", "null")
+def _type(hint: str) -> str:
+    """A Python type as a person would say it."""
+    text = re.sub(r"(\w+\.)+", "", hint)
+    for pattern, words in json_keys.TYPES.items():
+        text = re.sub(pattern, words, text)
+    return text
