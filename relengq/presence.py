@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -34,6 +35,8 @@ from relengq.states import AttemptState
 
 BEAT_SECONDS = 5.0
 """How often a worker says that it is there."""
+_LOOK_SECONDS = 60.0
+"""How often it looks at which commit its site is: that takes git, and a large site takes git some time."""
 _log = structlog.get_logger(__name__)
 
 
@@ -48,6 +51,8 @@ class Presence:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
         self._grace: threading.Timer | None = None
+        self._commit: str | None = None
+        self._look_at = 0.0
 
     def start(self) -> None:
         """Say hello, and go on saying it."""
@@ -76,7 +81,7 @@ class Presence:
     def _write(self, *, stopping: bool | None = None) -> None:
         database = self._installation.database
         try:
-            revision = self._installation.revision()
+            revision = self._revision()
             with database.write() as session:
                 now = database.now(session)
                 row = session.get(Worker, self._node)
@@ -86,12 +91,19 @@ class Presence:
                 elif row.pid != os.getpid():
                     row.pid, row.started_at, row.stopping = os.getpid(), now, False
                 row.queues, row.concurrency = self._queues, self._concurrency
-                row.revision = revision.commit if revision else None
+                row.revision = revision
                 row.version, row.seen_at = __version__, now
                 if stopping is not None:
                     row.stopping = stopping
         except RelengqError as error:
             _log.warning("presence.not_written", worker=self._node, error=str(error))
+
+    def _revision(self) -> str | None:
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_SECONDS
+            found = self._installation.revision()
+            self._commit = found.commit if found else None
+        return self._commit
 
     def _row(self, now: datetime) -> Worker:
         return Worker(

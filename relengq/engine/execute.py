@@ -92,6 +92,11 @@ def _play(installation: Installation, held: Claim, keeper: Keeper) -> Ending:
         return Ending(AttemptState.FAILED, message=str(fault))
     except OSError as error:
         return Ending(AttemptState.FAILED, message=f"this worker cannot play it: {error}")
+    except Exception as error:
+        _log.exception("attempt.bug", run_id=held.run_id, attempt=held.label)
+        return Ending(
+            AttemptState.FAILED, message=f"a bug in relengq, {type(error).__name__}; the worker's log has the traceback"
+        )
     return _ending(outcome)
 
 
