@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+import click
 from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -34,14 +35,14 @@ Pause = Callable[[float], None]
 def follow(setup: Setup, run_id: str, pause: Pause = time.sleep) -> RunState:
     """Show a run until it is over; returns how it ended.
 
-    Ctrl-C (KeyboardInterrupt) leaves the run as it is, says so, and is raised on.
+    Ctrl-C leaves the run as it is, says so, and ends the command with exit code 130.
     """
     try:
         watch = _live if setup.screen.terminal else _lines
         seen, now = watch(setup, _Looks(setup, run_id), pause)
     except KeyboardInterrupt:
         warn(f"run {run_id} goes on; see 'relengq status {run_id}', stop it with 'relengq cancel {run_id}'.")
-        raise
+        raise click.exceptions.Exit(130) from None
     setup.screen.console.print(View(setup.screen, seen, now).whole())
     return seen.run.state
 

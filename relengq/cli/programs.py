@@ -18,21 +18,21 @@ _ALONE = ("--without-mingle", "--without-gossip")
 
 
 def celery(command: str, *options: str, quiet: bool = False) -> list[str]:
-    """``celery -A relengq COMMAND OPTIONS``, with the Python that runs this; ``quiet`` is for warnings only."""
+    """``celery -A relengq COMMAND OPTIONS``, with the Python that runs this; ``quiet``: without its banner."""
     general = ["--quiet"] if quiet else []
     return [sys.executable, "-m", "celery", *general, "-A", "relengq", command, *options]
 
 
 def worker(pool: Pool, extra: Sequence[str] = (), *, quiet: bool = False) -> list[str]:
     """A worker of the pool, whose name in Celery is the pool's at this host's."""
-    queues, level = ",".join(pool.queues), "WARNING" if quiet else "INFO"
-    options = ("-n", f"{pool.name}@%h", "-Q", queues, "-c", str(pool.concurrency), "-l", level, *_ALONE, *extra)
+    queues = ",".join(pool.queues)
+    options = ("-n", f"{pool.name}@%h", "-Q", queues, "-c", str(pool.concurrency), "-l", "INFO", *_ALONE, *extra)
     return celery("worker", *options, quiet=quiet)
 
 
 def beat(extra: Sequence[str] = (), *, quiet: bool = False) -> list[str]:
     """The clock."""
-    return celery("beat", "-l", "WARNING" if quiet else "INFO", *extra, quiet=quiet)
+    return celery("beat", "-l", "INFO", *extra, quiet=quiet)
 
 
 def flower(settings: Settings, extra: Sequence[str] = ()) -> list[str]:

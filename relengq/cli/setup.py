@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import click
-import structlog
 from sqlalchemy.orm import Session
 
-from relengq import access
+from relengq import access, records
 from relengq.access import Person
 from relengq.cli.options import Options
 from relengq.cli.screen import Screen
@@ -38,7 +36,8 @@ class Setup:
 
     def __init__(self, verbose: int = 0, installation: Installation | None = None) -> None:
         self._given = installation
-        _log_to_stderr(verbose)
+        # Standard output is for results alone; what the engine does is said on standard error when it is wanted.
+        records.configure({0: logging.CRITICAL, 1: logging.INFO}.get(verbose, logging.DEBUG), "text")
 
     @cached_property
     def installation(self) -> Installation:
@@ -105,18 +104,3 @@ def site_directory() -> Path:
     """The site's directory, for verbs that need nothing else."""
     given = click.get_current_context().find_object(Options)
     return (given or Options()).site
-
-
-def _log_to_stderr(verbose: int) -> None:
-    """Say on standard error what the engine does, when that is wanted; standard output is for results alone."""
-    level = {0: logging.CRITICAL, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )

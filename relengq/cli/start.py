@@ -108,7 +108,7 @@ def rerun_command(
 def _tell(setup: Setup, started: Started, workflow: str, *, following: bool, as_json: bool) -> int:
     """Say what was started, and follow it when that is wanted."""
     if started.broker_away:
-        warn(f"{started.broker_away} Run {started.run_id} is kept and starts when it is back.")
+        warn(f"run {started.run_id} waits. {started.broker_away}")
     if as_json:
         print_json({"run": started.run_id, "workflow": workflow, **_without_id(started)})
     else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +79,7 @@ class _System:
         if not self._pools:
             raise SiteFault(
                 f"{site.path} has no pool: nothing would play any step.",
-                hint="Write workers/default.yml, or make a site with 'relengq init'; 'relengq check' says what is wrong.",
+                hint="Write workers/default.yml, or make a site with 'relengq init'; see 'relengq check'.",
             )
         if site.faults:
             warn(f"{len(site.faults)} faults in the site's files; see 'relengq check'.")
@@ -89,9 +90,8 @@ class _System:
         with self._running(self._say) as supervisor:
             supervisor.start(self._child("clock", programs.beat(quiet=True)))
             self._await_workers(supervisor)
-            if self._settings.flower_port:
-                supervisor.start(self._child("flower", programs.flower(self._settings, ("--logging=warning",))))
-            self._welcome()
+            flower = self._start_flower(supervisor)
+            self._welcome(flower)
             supervisor.wait()
             self._setup.screen.line("Stopping; what is running is handed back. Once more Ctrl-C kills it.")
         return 0
@@ -161,13 +161,26 @@ class _System:
         if wanted and not supervisor.stopping:
             warn(f"no worker of {', '.join(sorted(wanted))} yet; see its lines above.")
 
-    def _welcome(self) -> None:
+    def _start_flower(self, supervisor: Supervisor) -> bool:
+        """Start Flower after the workers, so that it finds them; not when its port is taken."""
+        address, port = self._settings.flower_address, self._settings.flower_port
+        if not port or supervisor.stopping:
+            return False
+        try:
+            socket.create_server((address, port)).close()
+        except OSError as error:
+            warn(f"no Flower: {address}:{port} cannot be had ({error}). Set flower_port; 0 means none.")
+            return False
+        supervisor.start(self._child("flower", programs.flower(self._settings, ("--logging=warning",))))
+        return True
+
+    def _welcome(self, flower: bool) -> None:
         screen = self._setup.screen
         screen.line(bold(f"relengq is up after {time.monotonic() - self._begun:.1f}s"), f" in {self._settings.site}")
         for pool in self._pools:
             queues = ", ".join(pool.queues)
             screen.line(f"  pool {pool.name}: {pool.concurrency} at once from {queues}")
-        if self._settings.flower_port:
+        if flower:
             screen.line(f"  Flower: http://{self._settings.flower_address}:{self._settings.flower_port}")
         screen.line("  In another terminal, in this directory: relengq workflows, run, runs, status, logs, doctor.")
         screen.line("  Ctrl-C stops all of it.")
