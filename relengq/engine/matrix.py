@@ -9,9 +9,8 @@ from itertools import product
 from relengq.documents import Json
 from relengq.errors import ExpressionFault
 from relengq.expressions import render
+from relengq.workflows import INSTANCE_LIMIT
 
-MAX_INSTANCES = 256
-"""A step fans out to at most so many instances; more is a mistake in an input."""
 _LABEL_CHARACTERS = 200
 
 
@@ -28,8 +27,8 @@ def instances(matrix: Mapping[str, Json], context: Mapping[str, Json]) -> list[d
             raise ExpressionFault(f"matrix.{name} must be a list, not {type(given).__name__}.")
         axes.append([(name, value) for value in given])
         count *= len(given)
-        if count > MAX_INSTANCES:
-            raise ExpressionFault(f"the matrix has more than {MAX_INSTANCES} instances.")
+        if count > INSTANCE_LIMIT:
+            raise ExpressionFault(f"the matrix has more than {INSTANCE_LIMIT} instances.")
     made: dict[str, dict[str, Json]] = {}
     for combination in product(*axes):
         values_of = dict(combination)
