@@ -13,7 +13,7 @@ import createrepo_c as cr
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.compose_layout import SOURCE, Compose, ComposeFault
 from ansible.module_utils.compose_module import run
-from ansible.module_utils.rpm_files import BrokenRpm, check_payload, newest, read_rpm
+from ansible.module_utils.rpm_files import BrokenRpm, check_payload, newest, read_rpm, repository
 
 DOCUMENTATION = r"""
 module: compose_gather
@@ -68,11 +68,19 @@ def candidates(source: Path, arches: set[str]) -> Iterator[tuple[Path, cr.Packag
             if ending != "rpm" or stem.rpartition(".")[2] not in arches:
                 continue
             try:
-                yield Path(directory, name), read_rpm(Path(directory, name))
+                yield Path(directory, name), read_for(Path(directory, name), arches)
             except BrokenRpm as fault:
                 broken.append(f"{Path(directory, name)}: {fault}")
     if broken:
         raise ComposeFault(f"{len(broken)} of the RPMs are broken: {'; '.join(broken)}")
+
+
+def read_for(path: Path, arches: set[str]) -> cr.Package:
+    """Read an RPM whose file name says that it is for one of some architectures; raises BrokenRpm."""
+    package = read_rpm(path)
+    if package.arch not in arches:
+        raise BrokenRpm(f"its header says that it is for {package.arch}")
+    return package
 
 
 def _raise(fault: OSError) -> None:
@@ -92,12 +100,8 @@ def sources(compose: Compose, source: Path, arches: list[str]) -> tuple[Found, l
     ready = [arch for arch in arches if compose.ready(arch)]
     if not ready:
         raise ComposeFault(f"none of {', '.join(arches)} is ready")
-    wanted = {
-        read_rpm(path).rpm_sourcerpm
-        for arch in ready
-        for tree in compose.trees(arch)
-        for path in (compose.top / tree.relative / "Packages").glob("*/*.rpm")
-    }
+    trees = [compose.top / tree.relative for arch in ready for tree in compose.trees(arch)]
+    wanted = {package.rpm_sourcerpm for tree in trees if (tree / "repodata").is_dir() for package in repository(tree)}
     found = {path.name: (path, package) for path, package in candidates(source, {"src"}) if path.name in wanted}
     return found, sorted(wanted - set(found))
 

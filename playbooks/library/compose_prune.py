@@ -66,7 +66,8 @@ def prune(module: AnsibleModule) -> dict:
     if module.params["keep"] < 1:
         raise ValueError("keep must be at least 1")
     compose = Compose(module.params["path"])
-    for half in [] if module.check_mode else compose.path.parent.glob(".pruned-*"):
+    left = compose.path.parent.glob(f".pruned-{compose.name.short}-{compose.name.version}-*")
+    for half in [] if module.check_mode else left:
         shutil.rmtree(half)
     gone = superfluous(compose, module.params["keep"])
     for other in [] if module.check_mode else gone:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ansible.module_utils.rpm_versions import Evr
 # Tags of rpm's header (rpmtag.h): the digest of the compressed payload, and its algorithm as OpenPGP numbers it.
 _PAYLOAD_DIGEST, _PAYLOAD_DIGEST_ALGORITHM = 5092, 5093
 _ALGORITHMS = {1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512"}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _HEADER_LIMIT = 256 * 1024 * 1024
 
 
@@ -23,12 +25,15 @@ class BrokenRpm(ComposeFault):
 
 
 def read_rpm(path: Path) -> cr.Package:
-    """Read the header of an RPM; raises BrokenRpm."""
+    """Read the header of an RPM; raises BrokenRpm. A name that it returns is safe as part of a path."""
     try:
-        return cr.package_from_rpm(str(path))
+        package = cr.package_from_rpm(str(path))
     except (cr.CreaterepoCError, OSError) as fault:
         reason = str(fault).rpartition(f"{path}: ")[2].rstrip(".")
         raise BrokenRpm(f"its header cannot be read ({reason})") from fault
+    if not _NAME.fullmatch(package.name or ""):
+        raise BrokenRpm(f"its header says that its name is {package.name!r}")
+    return package
 
 
 def check_payload(path: Path, package: cr.Package) -> None:

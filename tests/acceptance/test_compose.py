@@ -31,6 +31,7 @@ def monday(target: Path) -> Path:
     """A compose that Ansible alone made."""
     played = compose(target, compose_source="samples/rpms/monday", compose_date="20261109", compose_run="monday")
     assert played.code == 0, played.text
+    assert (played.outputs["compose_status"], played.outputs["packages"]) == ("FINISHED", 22)
     return Path(str(played.outputs["compose_path"]))
 
 

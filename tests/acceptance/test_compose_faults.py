@@ -234,6 +234,19 @@ def test_hostile_names_of_directories_are_only_names(tmp_path: Path, monkeypatch
     assert not [*tmp_path.rglob("trap"), *SAMPLES.parents[1].rglob("trap")]
 
 
+def test_an_rpm_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "rpms" / "deep"
+    source.mkdir(parents=True)
+    shutil.copy(SAMPLES / "tuesday" / BROKEN, source / "libsap-1.10-1.x86_64.rpm")
+    (source / "stub-1-1.noarch.rpm").write_bytes(b"not yet")
+    begun = play("compose-begin.yml", {"compose_release": "f44", "compose_target_dir": str(tmp_path / "composes")})
+    given = {"compose_path": begun.outputs["compose_path"], "compose_arch": "x86_64"}
+    played = play("compose-gather.yml", {**given, "compose_source": str(tmp_path / "rpms")})
+    assert "2 of the RPMs are broken" in played.message
+    assert "libsap-1.10-1.x86_64.rpm: its header says that it is for aarch64" in played.message
+    assert "stub-1-1.noarch.rpm: its header cannot be read" in played.message
+
+
 GATHER = {"compose_arch": "x86_64"}
 
 
