@@ -43,7 +43,9 @@ class Bench:
     def __init__(self, site: Path, state_dir: Path, database_url: str | None = None) -> None:
         settings = Settings.load(site)
         url = database_url or f"sqlite:///{state_dir / 'bench.db'}"
-        self.settings = settings.model_copy(update={"state_dir": state_dir, "database_url": url})
+        key = state_dir / "secret.key"
+        own = {"state_dir": state_dir, "database_url": url, "secret_key_file": key}
+        self.settings = settings.model_copy(update=own)
         self.sent: deque[Parcel] = deque()
         """What was handed to the broker and not played yet."""
         self.installation = Installation(self.settings, Database(url), self.sent.append)

@@ -26,7 +26,7 @@ _NOTE_CHARACTERS = 120
 @click.command("runs")
 @click.option("-w", "--workflow", help="Runs of this workflow.")
 @click.option(
-    "-s", "--state", "states", multiple=True, type=click.Choice([*RunState, ACTIVE]),
+    "-s", "--state", "states", multiple=True, type=click.Choice([*map(str, RunState), ACTIVE]),
     help="Runs in this state; may be given again. 'active': all that are not over.",
 )  # fmt: skip
 @click.option("--trigger", type=click.Choice(["message", "schedule", "person"]), help="What started them.")
