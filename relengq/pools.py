@@ -54,7 +54,9 @@ class _Part(BaseModel):
 class Limits(_Part):
     """What an attempt may use at most."""
 
-    memory: Size | None = Field(None, description="Memory of all processes of an attempt together.")
+    memory: Size | None = Field(
+        None, description="Memory of all processes of an attempt together. Checked, and not enforced yet."
+    )
 
 
 class SecretSource(_Part):
@@ -77,8 +79,9 @@ class Ansible(_Part):
 
     config: str | None = Field(None, description="An ansible.cfg instead of the site's own; relative to the site.")
     forks: int | None = Field(None, ge=1, le=1000, description="How many hosts Ansible works on at once.")
-    warm: Literal["auto", "never"] = Field(
-        "auto", description="Whether playbooks may start from a process that has Ansible loaded already."
+    warm: Literal["auto", "off"] = Field(
+        "auto",
+        description="Whether plays may start from a process that has Ansible loaded. Checked; no effect yet.",
     )
 
 
@@ -97,7 +100,7 @@ class Pool(_Part):
     concurrency: int = Field(2, ge=1, le=1000, description="How many attempts a worker plays at once.")
     limits: Limits = Field(Limits(), description="Bounds on what an attempt may use.")
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], SecretSource] = Field(
-        {}, description="Secrets that steps may ask for, by the name that workflows use."
+        {}, description="Where to find the secrets that workflows name. Checked, and not handed to plays yet."
     )
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")], str] = Field(
         {}, description="Variables of the environment in which Ansible runs."

@@ -176,7 +176,7 @@ def _environment(pool: Pool | None, content: Path) -> dict[str, str]:
         return {}
     environment = dict(pool.environment)
     if pool.ansible.config:
-        environment["ANSIBLE_CONFIG"] = str(content / "playbooks" / pool.ansible.config)
+        environment["ANSIBLE_CONFIG"] = str(content / pool.ansible.config)
     if pool.ansible.forks:
         environment["ANSIBLE_FORKS"] = str(pool.ansible.forks)
     return environment

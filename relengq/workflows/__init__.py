@@ -257,10 +257,12 @@ class Workflow(Part):
     description: str = Field("", max_length=2000, description="What the workflow is for.")
     queue: Queue = Field("default", description="Queue of its steps unless a step says otherwise.")
     inputs: dict[Word, InputSpec] = Field({}, max_length=COUNT_LIMIT, description="Typed inputs, by name.")
-    on: list[MessageTrigger] = Field([], max_length=100, description="Messages that start the workflow.")
+    on: list[MessageTrigger] = Field(
+        [], max_length=100, description="Messages that start it. Checked; no listener reads the bus yet."
+    )
     concurrency: Concurrency | None = Field(None, description="Which runs must not be under way at once.")
     access: Access = Field(Access(), description="Who may do what with it.")
-    secrets: list[Word] = Field([], description="Names of secrets that the pool hands to the playbooks.")
+    secrets: list[Word] = Field([], description="Names of secrets of the pools. Checked, and not handed to plays yet.")
     steps: list[AnyStep] = Field(min_length=1, max_length=STEP_LIMIT, description="The chain, in order.")
     finally_: list[AnyStep] = Field(
         [], alias="finally", max_length=STEP_LIMIT, description="Steps that run however the chain ended."
