@@ -9,7 +9,7 @@ from relengq.errors import Fault, SiteFault
 from relengq.settings import FILE, Settings
 from relengq.site.checks import playbooks, pools, queues, schedules, triggers
 from relengq.site.files import mapping
-from relengq.site.load import Site, load
+from relengq.site.load import Site, in_order, load
 
 
 def check(path: Path) -> tuple[Fault, ...]:
@@ -28,7 +28,7 @@ def check(path: Path) -> tuple[Fault, ...]:
     faults += pools.check(path, site.pool_documents, files)
     faults += playbooks.check(path, files)
     faults += schedules.check(site.calendars, site.files)
-    return tuple(sorted(set(faults)))
+    return in_order(faults)
 
 
 def _served(site: Site) -> set[str] | None:

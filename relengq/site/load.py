@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,8 +122,13 @@ def load(path: Path) -> Site:
             pools[name] = pool
     calendars = [document for _, document in _documents(path, SCHEDULES, faults)]
     schedules = _schedules(calendars, faults)
-    ordered = tuple(sorted(set(faults)))
-    return Site(path, workflows, pools, schedules, ordered, files, tuple(pool_documents), tuple(calendars))
+    return Site(path, workflows, pools, schedules, in_order(faults), files, tuple(pool_documents), tuple(calendars))
+
+
+def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Each fault once, by file, line and column."""
+    key = attrgetter("file", "line", "column", "message")
+    return tuple(sorted(dict.fromkeys(faults), key=key))
 
 
 def _demand_site(path: Path) -> None:
@@ -248,7 +254,7 @@ def _schedules(calendars: list[Document], faults: list[Fault]) -> dict[str, Sche
 def _cut(document: Document, found: list[Fault]) -> list[Fault]:
     if len(found) <= FAULT_LIMIT:
         return found
-    last = sorted(found)[:FAULT_LIMIT]
+    last = in_order(found)[:FAULT_LIMIT]
     return [
         *last,
         Fault(document.name, last[-1].line, last[-1].column, f"… and {len(found) - FAULT_LIMIT} more faults"),
