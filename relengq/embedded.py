@@ -62,7 +62,8 @@ class Broker:
     def claim(self) -> bool:
         """Make the directories and take the right to run the server; False when another live process has it.
 
-        Raises BrokerUnavailable when the directories cannot be made, or are not this user's own.
+        Raises BrokerUnavailable when the directories cannot be made or are not this user's own, or when a server
+        that nobody looks after has the socket.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,20 @@ class Broker:
             lock.close()
             return False
         self._lock = lock
+        self._await_predecessor()
         return True
+
+    def _await_predecessor(self, timeout: float = 5.0) -> None:
+        """A server whose parent was killed takes a moment to end, and takes the socket with it."""
+        deadline = time.monotonic() + timeout
+        while self.answers():
+            if time.monotonic() > deadline:
+                self.stop()
+                raise BrokerUnavailable(
+                    f"Another server answers on {self.socket_path}, and no 'relengq up' runs it.",
+                    hint="Stop it, or set broker_url in relengq.toml to use it.",
+                )
+            time.sleep(0.05)
 
     def argv(self) -> list[str]:
         """The server's command line. It keeps everything in an append-only file and has no TCP port.

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 
 from relengq.errors import Unavailable
@@ -39,9 +39,6 @@ class Child:
     stop_seconds: float = 10.0
     ready: Callable[[], bool] | None = None
     ready_seconds: float = 15.0
-    restart: bool = True
-    own_terminal: bool = False
-    """Its input and output are the terminal's own; nothing is passed on by line."""
     death_signal: int = signal.SIGKILL
     """What the child gets when the supervisor itself is killed."""
 
@@ -96,18 +93,6 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise Unavailable(f"{child.name} was not ready after {child.ready_seconds:g} s.")
 
-    def run(self, child: Child) -> int:
-        """Run one more child to its end beside the others; its exit code, or 130 when a signal came first."""
-        running = _Running(replace(child, restart=False))
-        self._children.append(running)
-        self._spawn(running)
-        while not running.ended() and not self.stopping:
-            self._tick()
-        if self.stopping:
-            return 130
-        code = running.process.returncode
-        return code if code >= 0 else 128 - code
-
     def wait(self) -> None:
         """Watch the children until a signal asks to stop."""
         while not self.stopping:
@@ -144,8 +129,8 @@ class Supervisor:
         self._pump(_TICK)
         now = time.monotonic()
         for each in self._children:
-            if not each.child.restart or self.stopping:
-                continue
+            if self.stopping:
+                return
             if each.again_at is None and each.ended():
                 delay = each.next_delay(now)
                 each.again_at = now + delay
@@ -196,15 +181,14 @@ class _Running:
         self._rest = b""
 
     def spawn(self) -> None:
-        terminal = self.child.own_terminal
         self._started = time.monotonic()
         self.at_end = False
         self.process = subprocess.Popen(
             bound(self.child.argv, self.child.death_signal),
             env={**os.environ, **self.child.environment},
-            stdin=None if terminal else subprocess.DEVNULL,
-            stdout=None if terminal else subprocess.PIPE,
-            stderr=None if terminal else subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 

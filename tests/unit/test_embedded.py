@@ -76,6 +76,19 @@ def test_the_claim_is_free_again_after_a_stop(broker: Broker, directory: Path) -
     other.stop()
 
 
+def test_a_server_that_nobody_looks_after_is_not_taken_over(
+    broker: Broker, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.start()
+    broker.ready()
+    (directory / "broker.lock").unlink()
+    other = Broker(directory / "broker.sock", directory)
+    # The real wait is there for a server that is about to end.
+    monkeypatch.setattr(Broker._await_predecessor, "__defaults__", (0.0,))
+    with pytest.raises(BrokerUnavailable, match="no 'relengq up' runs it"):
+        other.claim()
+
+
 def test_it_ends_when_its_parent_is_killed(directory: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from relengq.embedded import Broker;"

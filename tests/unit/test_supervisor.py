@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -39,16 +40,29 @@ def lines() -> Lines:
     return Lines()
 
 
+def watch_until(supervisor: Supervisor, condition: Callable[[], bool]) -> None:
+    """Let the supervisor work until the condition holds."""
+
+    def holds() -> bool:
+        supervisor.watch(0.02)
+        return condition()
+
+    wait_until(holds)
+
+
 def test_lines_come_with_the_name_of_their_child(lines: Lines) -> None:
     with Supervisor(lines) as supervisor:
-        code = supervisor.run(python("one", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
-    assert code == 3
+        supervisor.start(python("one", f"import sys; print('out', flush=True); sys.stderr.write('err\\n'); {SLEEP}"))
+        supervisor.start(python("two", f"print('two', flush=True); {SLEEP}"))
+        watch_until(supervisor, lambda: len(lines) == 3)
     assert sorted(lines.of("one")) == ["err", "out"]
+    assert lines.of("two") == ["two"]
 
 
 def test_a_line_without_an_end_and_a_huge_one_come_in_pieces(lines: Lines) -> None:
     with Supervisor(lines) as supervisor:
-        supervisor.run(python("one", "print('x' * 1_000_000, end='')"))
+        supervisor.start(python("one", "print('x' * 1_000_000, end='')"))
+        watch_until(supervisor, lambda: bool(lines.of("up")))
     assert "".join(lines.of("one")) == "x" * 1_000_000
 
 
@@ -70,9 +84,7 @@ def test_what_dies_starts_again(lines: Lines, tmp_path: Path) -> None:
     code = f"open({str(count)!r}, 'a').write('x'); raise SystemExit(1)"
     with Supervisor(lines) as supervisor:
         supervisor.start(python("frail", code))
-        watch = f"import time\nwhile len(open({str(count)!r}).read()) < 2: time.sleep(0.02)"
-        wait_until(count.exists)
-        assert supervisor.run(python("watch", watch)) == 0
+        watch_until(supervisor, lambda: count.exists() and count.read_text() == "xx")
     assert lines.of("up")[0] == "frail ended with 1; it starts again in 1 s."
 
 
