@@ -55,16 +55,19 @@ def relengq(context: click.Context, site: Path | None, verbose: int) -> None:
     if site is not None:
         # Celery's application and every child process read the same variable.
         os.environ["RELENGQ_SITE"] = str(site.resolve())
-    context.ensure_object(Options)
-    context.obj.verbose = verbose
+    if isinstance(context.obj, Options):
+        context.obj.verbose = verbose
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code and raises nothing."""
+def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
+    """Run one command; returns its exit code and raises nothing.
+
+    ``setup`` is for tests: a ``relengq.cli.setup.Setup`` with an installation of their own.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = Options()
     try:
-        result = relengq.main(arguments, prog_name="relengq", standalone_mode=False, obj=options)
+        result = relengq.main(arguments, prog_name="relengq", standalone_mode=False, obj=setup or options)
         sys.stdout.flush()
     except BrokenPipeError:
         _hush()

@@ -42,7 +42,7 @@ class Setup:
     @cached_property
     def installation(self) -> Installation:
         """The installation of the site. Raises SiteFault when its settings cannot be used."""
-        return self._given or installations.current()
+        return self._given or installations.at(site_directory())
 
     @property
     def settings(self) -> Settings:

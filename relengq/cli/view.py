@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,8 +21,13 @@ from relengq.states import RunState, StepState
 _INSTANCES_SHOWN = 12
 """Instances of a matrix beyond this number are summed up unless they are of interest."""
 _VALUE_CHARACTERS = 200
+_NOTE_CHARACTERS = 60
 _MESSAGE_LINES = 20
 _QUIET = (StepState.SUCCEEDED, StepState.PENDING, StepState.SKIPPED)
+
+
+Fact: TypeAlias = tuple[str, str]
+"""A line of the head: its title and its value."""
 
 
 class View:
@@ -34,12 +40,12 @@ class View:
 
     def whole(self) -> Group:
         """Everything that ``status`` shows."""
-        parts: list[RenderableType] = [self.title(), *self._facts(), Text(), self.steps()]
+        parts: list[RenderableType] = [self.title(), _grid(self._facts()), Text(), self.steps()]
         parts += [part for step in self._seen.steps for part in self._failure(step)]
         if self._seen.run.state.final and self._seen.outputs:
-            parts += [Text(), *self._values("outputs", self._seen.outputs)]
+            parts += [Text(), _grid(self._values("outputs", self._seen.outputs))]
         if advice := advise(self._seen):
-            parts += [Text(), *(Text(line) if at else Text("Next: ") + Text(line) for at, line in enumerate(advice))]
+            parts += [Text(), *(Text(f"{'' if at else 'Next:':7}{line}") for at, line in enumerate(advice))]
         return Group(*parts)
 
     def live(self) -> Group:
@@ -57,30 +63,30 @@ class View:
             text.append(f"  {one_line(run.reason)}")
         return text
 
-    def _facts(self) -> Iterator[Text]:
+    def _facts(self) -> Iterator[Fact]:
         seen, run = self._seen, self._seen.run
         moment = self._screen.moment
-        yield _fact("started by", f"{run.who} ({run.trigger}) at {moment(run.created_at)}")
+        yield ("started by", f"{run.who} ({run.trigger}) at {moment(run.created_at)}")
         if run.origin:
             parts = {None: "all of it", "failed": "from where it failed"}
-            yield _fact("repeats", f"run {run.origin}, {parts.get(seen.origin_from, f'from {seen.origin_from}')}")
+            yield ("repeats", f"run {run.origin}, {parts.get(seen.origin_from, f'from {seen.origin_from}')}")
         for rerun in seen.reruns:
-            yield _fact("repeated by", f"run {rerun.id}, {rerun.state}")
+            yield ("repeated by", f"run {rerun.id}, {rerun.state}")
         if run.inputs:
             yield from self._values("inputs", run.inputs)
         if run.revision:
-            yield _fact("revision", run.revision[:12] + (" with uncommitted changes" if run.dirty else ""))
+            yield ("revision", run.revision[:12] + (" with uncommitted changes" if run.dirty else ""))
         if seen.group:
-            yield _fact("group", seen.group)
+            yield ("group", seen.group)
         if seen.deadline and not run.state.final:
-            yield _fact("stopped at", moment(seen.deadline))
+            yield ("stopped at", moment(seen.deadline))
         if run.state.final and run.reason:
-            yield _fact("because", run.reason)
+            yield ("because", run.reason)
 
     @staticmethod
-    def _values(title: str, values: dict[str, Json]) -> Iterator[Text]:
+    def _values(title: str, values: dict[str, Json]) -> Iterator[Fact]:
         for number, (name, value) in enumerate(values.items()):
-            yield _fact("" if number else title, f"{name}={_short(value)}")
+            yield ("" if number else title, f"{name}={_short(value)}")
 
     def steps(self) -> Table:
         """The steps in order, one line each; quiet instances of a large matrix are summed up."""
@@ -115,10 +121,10 @@ class View:
             return Text(one_line(f"{where}{on}{_tries(step)}"))
         if step.state is StepState.FAILED:
             allowed = "allowed to fail; " if step.allow_failure else ""
-            return Text(one_line(f"{allowed}{_short(step.reason or '')}{_tries(step)}"))
+            return Text(one_line(f"{allowed}{_short(step.reason or '', _NOTE_CHARACTERS)}{_tries(step)}"))
         if step.state is StepState.SUCCEEDED:
             return dim(f"{step.host or step.reason or ''}{_tries(step)}")
-        return dim(_short(step.reason or ""))
+        return dim(_short(step.reason or "", _NOTE_CHARACTERS))
 
     def _waits(self, step: StepLine) -> Text:
         assert step.waits is not None  # noqa: S101 -- the caller asked
@@ -140,7 +146,7 @@ class View:
             yield from _indented(step.reason or "no reason is known")
         for failure in step.failures:
             item = f" (item {failure.item})" if failure.item else ""
-            yield Text(one_line(f"  {failure.host}: {failure.task}{item}"), style="bold")
+            yield bold(f"  {failure.host}: {failure.task}{item}")
             yield from _indented(failure.message or "no message")
 
 
@@ -188,18 +194,24 @@ def _tries(step: StepLine) -> str:
     return f" (try {step.attempts})" if step.attempts > 1 else ""
 
 
-def _fact(title: str, value: str) -> Text:
-    return Text.assemble((f"  {title}".ljust(14), "dim"), one_line(value))
+def _grid(facts: Iterable[Fact]) -> Table:
+    """Facts below each other; long ones go on under themselves."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(min_width=13, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for title, value in facts:
+        grid.add_row(dim(f"  {title}"), Text(one_line(value)))
+    return grid
 
 
-def _short(value: Json) -> str:
+def _short(value: Json, limit: int = _VALUE_CHARACTERS) -> str:
     """A value on one line, cut when it is long."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         text = ",".join(map(str, value))
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = one_line(text)
-    return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}…"
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _indented(message: str) -> Iterator[Text]:

@@ -119,8 +119,8 @@ class Usual:
 def usual(session: Session, workflow: str, before: str) -> Usual:
     """How long the runs of the workflow before this one, and their steps, have taken."""
     runs = session.execute(
-        select(Run.id, Run.started_at, Run.finished_at)
-        .where(Run.workflow == workflow, Run.state == RunState.SUCCEEDED, Run.id < before, Run.origin_id.is_(None))
+        select(Run.id, Run.started_at, Run.finished_at, Run.origin_id)
+        .where(Run.workflow == workflow, Run.state == RunState.SUCCEEDED, Run.id < before)
         .order_by(Run.id.desc())
         .limit(_USUAL_RUNS)
     ).all()
@@ -132,7 +132,10 @@ def usual(session: Session, workflow: str, before: str) -> Usual:
     ):
         if step.started_at and step.finished_at:
             seconds[step.name, step.instance].append((step.finished_at - step.started_at).total_seconds())
-    whole = [(row.finished_at - row.started_at).total_seconds() for row in runs if row.started_at]
+    # A rerun keeps steps, so its duration as a whole says nothing. (In SQL this would lead the planner astray.)
+    whole = [
+        (row.finished_at - row.started_at).total_seconds() for row in runs if row.started_at and row.origin_id is None
+    ]
     return Usual(median(whole) if whole else None, {key: median(values) for key, values in seconds.items()})
 
 
