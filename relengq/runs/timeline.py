@@ -125,14 +125,16 @@ def usual(session: Session, workflow: str, before: str) -> Usual:
         .limit(_USUAL_RUNS)
     ).all()
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    # Only run_id in SQL: with the state beside it, SQLite would go through all succeeded steps that there are.
     for step in session.execute(
-        select(Step.name, Step.instance, Step.started_at, Step.finished_at).where(
-            Step.run_id.in_([row.id for row in runs]), Step.state == StepState.SUCCEEDED, Step.kept_from.is_(None)
+        select(Step.name, Step.instance, Step.state, Step.kept_from, Step.started_at, Step.finished_at).where(
+            Step.run_id.in_([row.id for row in runs])
         )
     ):
-        if step.started_at and step.finished_at:
+        played = step.state is StepState.SUCCEEDED and step.kept_from is None
+        if played and step.started_at and step.finished_at:
             seconds[step.name, step.instance].append((step.finished_at - step.started_at).total_seconds())
-    # A rerun keeps steps, so its duration as a whole says nothing. (In SQL this would lead the planner astray.)
+    # A rerun keeps steps, so its duration as a whole says nothing.
     whole = [
         (row.finished_at - row.started_at).total_seconds() for row in runs if row.started_at and row.origin_id is None
     ]
