@@ -24,8 +24,8 @@ from relengq.states import RunState, StepState
 
 EVERY = 0.4
 """Seconds between two looks at the database."""
-_SETTLED_LOOKS = 3
-"""A queued step's reason is printed when it has lasted for so many looks."""
+_SETTLED_LOOKS = 12
+"""A queued step's reason is printed when it has lasted for so many looks: about five seconds."""
 _PERSONS = frozenset({"approved", "rejected", "cancel requested", "hold", "release"})
 
 Pause = Callable[[float], None]

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +21,14 @@ from relengq.cli.follow import follow
 from relengq.cli.given import gather
 from relengq.cli.options import clean
 from relengq.cli.parameters import input_option
+from relengq.cli.plan import Plan, plan
 from relengq.cli.screen import bold, dim, warn
 from relengq.cli.setup import Setup, pass_setup
-from relengq.documents import Json
 from relengq.embedded import Broker
 from relengq.engine.start import start
 from relengq.errors import Refused, SiteFault, UsageFault
 from relengq.models import Run
+from relengq.pools import Pool
 from relengq.runs.timeline import alive
 from relengq.states import RunState
 from relengq.supervisor import Child, Supervisor
@@ -61,9 +62,7 @@ def up_command(setup: Setup, workflow: str | None, given: tuple[tuple[str, str],
     system = _System(setup)
     if workflow is None:
         return system.stay()
-    flow = setup.installation.site.workflow(workflow)
-    values = gather(flow.inputs, given, None)
-    return system.once(flow.name, values)
+    return system.once(workflow, given)
 
 
 class _System:
@@ -96,8 +95,12 @@ class _System:
             self._setup.screen.line("Stopping; what is running is handed back. Once more Ctrl-C kills it.")
         return 0
 
-    def once(self, workflow: str, values: dict[str, Json]) -> int:
-        """Play one workflow to its end; output of the others goes to a file."""
+    def once(self, workflow: str, given: Sequence[tuple[str, str]]) -> int:
+        """Play one workflow to its end, with the workers that it needs, whose output goes to a file."""
+        site = self._setup.installation.site
+        flow = site.workflow(workflow)
+        values = gather(flow.inputs, given, None)
+        self._pools = _needed(self._pools, plan(site, flow, values))
         log = self._settings.state_dir / "up.log"
         with log.open("a", encoding="utf-8") as file, self._running(_write_to(file.write)) as supervisor:
             started = start(self._setup.installation, workflow, values, self._setup.trigger())
@@ -211,6 +214,16 @@ class _System:
         """A child's line, with its name before it."""
         self._setup.screen.line(dim(f"{name[:_NAME_WIDTH].rjust(_NAME_WIDTH)} | "), Text(clean(line)))
         sys.stdout.flush()
+
+
+def _needed(pools: list[Pool], planned: Plan) -> list[Pool]:
+    """The pools that serve the plan's queues; all of them when a queue is known only when the run gets there."""
+    queues: set[str] = set()
+    for step in planned.steps:
+        if step.kind == "playbook" and step.queues is None:
+            return pools
+        queues.update(step.queues or ())
+    return [pool for pool in pools if not queues.isdisjoint(pool.queues)] or pools
 
 
 def _pause(supervisor: Supervisor) -> Callable[[float], None]:

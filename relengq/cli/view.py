@@ -72,8 +72,8 @@ class View:
             yield ("repeats", f"run {run.origin}, {parts.get(seen.origin_from, f'from {seen.origin_from}')}")
         for rerun in seen.reruns:
             yield ("repeated by", f"run {rerun.id}, {rerun.state}")
-        if run.inputs:
-            yield from self._values("inputs", run.inputs)
+        if given := {name: value for name, value in run.inputs.items() if value not in ("", [])}:
+            yield "inputs", "  ".join(f"{name}={_short(value)}" for name, value in given.items())
         if run.revision:
             yield ("revision", run.revision[:12] + (" with uncommitted changes" if run.dirty else ""))
         if seen.group:
