@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from inspect import cleandoc, getmembers, isclass
+from typing import cast
 
 import click
 from rst import documented, heading, indented, prose, table
@@ -26,9 +27,7 @@ def verbs() -> Iterator[str]:
         if verb.section != section:
             section = verb.section
             yield from heading(section, "-")
-        command = cli.relengq.get_command(top, name)
-        assert command is not None, name
-        yield from _command(command, top, name)
+        yield from _command(cast("click.Command", cli.relengq.get_command(top, name)), top, name)
 
 
 def _command(command: click.Command, parent: click.Context, name: str) -> Iterator[str]:
@@ -40,9 +39,7 @@ def _command(command: click.Command, parent: click.Context, name: str) -> Iterat
     yield from _options(command, context)
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
-            found = command.get_command(context, inner)
-            assert found is not None, inner
-            yield from _command(found, context, inner)
+            yield from _command(cast("click.Command", command.get_command(context, inner)), context, inner)
 
 
 def _help(text: str) -> Iterator[str]:
@@ -62,8 +59,6 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _option(option: click.Option, context: click.Context) -> Iterator[str]:
-    record = option.get_help_record(context)
-    assert record is not None, option.name
     metavar = "" if option.is_flag or option.count else f" {option.make_metavar(context).strip('[]')}"
     shown = ", ".join(f"{name}{metavar}" for name in [*option.opts, *option.secondary_opts])
     yield from (f".. option:: {shown}", "")

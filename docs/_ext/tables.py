@@ -18,7 +18,11 @@ from relengq.site.checks import expressions as known
 from relengq.site.checks import uses
 from relengq.states import TRANSITIONS, AttemptState, RunState, StepState
 
-STATES = {"run": RunState, "step": StepState, "attempt": AttemptState}
+STATES: dict[str, type[RunState | StepState | AttemptState]] = {
+    "run": RunState,
+    "step": StepState,
+    "attempt": AttemptState,
+}
 LIMIT = re.compile(r"(?!_)(\w+_LIMIT|LONGEST|INT_BOUND|MAX_\w+|[A-Z]+_BYTES)$")
 """How constants are named that bound something."""
 NOT_LIMITS = {"BATCH_BYTES", "CHUNK_BYTES"}
@@ -52,10 +56,10 @@ def limit_constants() -> Iterator[tuple[str, str, int | float]]:
 
 def limits() -> Iterator[str]:
     """Every limit with its number."""
-    rows = [
-        (_amount(name, value, attribute_docs(module)["", name]), attribute_docs(module)["", name], f"``{module}.{name}``")
-        for module, name, value in limit_constants()
-    ]
+    rows = []
+    for module, name, value in limit_constants():
+        meaning = attribute_docs(module)["", name]
+        rows.append((_amount(name, value, meaning), meaning, f"``{module}.{name}``"))
     yield from table(("Limit", "Of what", "In the code"), rows, "15 50 35")
 
 

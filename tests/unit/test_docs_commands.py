@@ -30,7 +30,8 @@ def every_command(command: click.Command, context: click.Context) -> Iterator[tu
             yield from every_command(found, click.Context(found, parent=context, info_name=name))
 
 
-EVERY = list(every_command(cli.relengq, click.Context(cli.relengq, info_name="relengq", **cli.relengq.context_settings)))
+TOP = click.Context(cli.relengq, info_name="relengq", **cli.relengq.context_settings)
+EVERY = list(every_command(cli.relengq, TOP))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import subprocess
@@ -16,17 +17,17 @@ from typing import Any
 
 import click
 import pytest
+import structlog
 from docutils.nodes import make_id
 from jinja2.filters import FILTERS
 
 import relengq
 from relengq import cli, errors, site
-from relengq.engine import context
+from relengq.engine import context, installation
 from relengq.expressions.sandbox import environment
 from relengq.site.checks import expressions as checked
 from relengq.states import AttemptState, RunState, StepState
 from relengq.testing import Bench
-from tests.support.commands import Shell
 from tests.support.manual import DOCS
 from tests.unit.test_docs_commands import EVERY
 
@@ -158,21 +159,30 @@ def test_the_names_of_expressions_are_those_that_runs_have(built: Pages, make_si
     assert {"id", "workflow", "state"} <= set(checked._OF_RUN)
 
 
-def test_the_keys_of_printed_json_are_told(built: Pages, make_site: Path) -> None:
+def test_the_keys_of_printed_json_are_told(
+    built: Pages, make_site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = make_site / ".relengq"
     state.mkdir()
     bench = Bench(make_site, state, f"sqlite:///{state / 'relengq.db'}")
     bench.start("hello")
     bench.play(outputs={"greeting": "Hello!"})
     bench.close()
-    shell = Shell(make_site)
     told = {words(found) for found in re.findall(r"<code[^>]*>(.*?)</code>", built["json"])}
-    for verb in (["runs"], ["status", "last"], ["logs", "last"], ["history", "last"], ["schedules"], ["workflows"]):
-        assert list(_names(shell.json(*verb))) != []
-        assert set(_names(shell.json(*verb))) <= told, verb
-    assert set(_names(shell.json("run", "hello", "--check"))) <= told
-    assert set(_names(shell.json("doctor", code=1))) <= told
-    assert set(_names(shell.json("db", "current"))) <= told
+    monkeypatch.setenv("RELENGQ_SITE", str(make_site))
+    installation.current.cache_clear()
+    capsys.readouterr()
+    for line in (
+        "runs", "status last", "logs last", "history last", "schedules", "schedules nightly-hello", "workflows",
+        "run hello --check", "rerun last", "run hello", "check", "doctor", "db current",
+    ):  # fmt: skip
+        cli.main([*line.split(), "--json"])
+        names = set(_names(json.loads(capsys.readouterr().out)))
+        assert names or line.endswith("nightly-hello")
+        assert names <= told, line
+    installation.current().database.close()
+    installation.current.cache_clear()
+    structlog.reset_defaults()
 
 
 _FREE = {"inputs", "outputs", "stats", "trigger_detail", "schedule"}
