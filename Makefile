@@ -22,7 +22,7 @@ demo: $(VENV)/.demo ## Start everything embedded, make a compose, show where it 
 test: servers lint types pytest docs ## Install what the tests need, then check and test everything
 
 servers: ## Install the servers that the tests need, or say which are missing
-	@tests/install-servers
+	@tests/install-missing servers
 
 lint: $(VENV)/.dev ## Style, import floors, YAML and Ansible
 	$(BIN)/ruff check .
@@ -48,13 +48,15 @@ clean: ## Remove what the other targets made
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "relengq needs Python 3.11 or newer in PATH, with its venv module."; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@tests/install-missing venv $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[embedded,compose]'
+	@tests/install-missing compose $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
+	@tests/install-missing compose $(BIN)/python
 	@touch $@ $(VENV)/.demo
