@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tables, and the database that holds them. Only ``runs`` writes the state columns of runs, steps and attempts."""
+"""The tables. Only ``runs`` writes the state columns of runs, steps and attempts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sqlalchemy import (
     JSON,
@@ -24,34 +21,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
-    create_engine,
-    event,
-    make_url,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from relengq.documents import Json
-from relengq.errors import DatabaseUnavailable
 from relengq.states import AttemptState, RunState, StepState
-
-_BUSY_SECONDS = 20
-"""For how long a writer waits for SQLite's one write lock before it says so."""
-
-
-_POSTGRESQL_OPTIONS: dict[str, str | int] = {
-    "connect_timeout": 5,
-    "tcp_user_timeout": 15_000,
-    "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=30s",
-}
-"""libpq's connection parameters. A process that was stopped inside a transaction must not block the others for ever,
-and a connection that went half-open must be noticed."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -411,104 +386,3 @@ class ScheduleFire(Base):
     run_id: Mapped[str | None] = mapped_column(String(16))
     note: Mapped[str | None]
     at: Mapped[datetime]
-
-
-class Database:
-    """The database of an installation. Every method may raise DatabaseUnavailable.
-
-    ``read`` and ``write`` give a Session in one transaction. ``write`` takes SQLite's write lock at once, so that two
-    writers wait for each other instead of failing half-way; on PostgreSQL the rows are locked by the queries.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = make_url(url)
-        self.sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine: Engine | None = None
-
-    @property
-    def engine(self) -> Engine:
-        """The SQLAlchemy engine, made on first use so that a forked process makes its own."""
-        if self._engine is None:
-            self._engine = self._make()
-        return self._engine
-
-    def _make(self) -> Engine:
-        if not self.sqlite:
-            return create_engine(
-                self.url, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=_POSTGRESQL_OPTIONS
-            )
-        if self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-
-    def forget(self) -> None:
-        """Drop connections that were inherited through a fork, without closing them for the parent."""
-        if self._engine is not None:
-            self._engine.dispose(close=False)
-            self._engine = None
-
-    def close(self) -> None:
-        """Close all connections."""
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
-
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database."""
-        with self._session({}) as session:
-            yield session
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session whose changes are committed at the end, or not at all."""
-        with self._session({"relengq_write": True}) as session:
-            yield session
-            session.commit()
-
-    @contextmanager
-    def _session(self, options: Mapping[str, bool]) -> Iterator[Session]:
-        try:
-            with self.engine.connect() as connection:
-                bound = connection.execution_options(**options)
-                with Session(bound, expire_on_commit=False) as session:
-                    yield session
-        except (OperationalError, PoolTimeout) as error:
-            raise DatabaseUnavailable(*_explain(self, error)) from error
-        except DBAPIError as error:
-            if not error.connection_invalidated and "does not exist" not in str(error.orig):
-                raise
-            raise DatabaseUnavailable(*_explain(self, error)) from error
-
-    def now(self, session: Session) -> datetime:
-        """The database's time, so that leases do not depend on the clocks of many hosts."""
-        if self.sqlite:
-            return datetime.now(UTC)
-        moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
-        return moment.astimezone(UTC)
-
-
-def _explain(database: Database, error: Exception) -> tuple[str]:
-    cause = getattr(error, "orig", None) or error
-    first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    where = database.url.render_as_string(hide_password=True)
-    if "no such table" in first or "no such column" in first or "does not exist" in first:
-        return (f"The database {where} is not ready: {first}. Run 'relengq db upgrade'.",)
-    return (f"The database {where} is not available: {first}. What was accepted is kept; see 'relengq doctor'.",)
-
-
-def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Write-ahead log for readers beside a writer; transactions are begun by _begin_sqlite alone."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("relengq_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -21,6 +21,7 @@ from collections import deque
 from datetime import timedelta
 from pathlib import Path
 
+from relengq.database import Database
 from relengq.documents import Json
 from relengq.engine.clock import Clock
 from relengq.engine.consequences import attempt_ended
@@ -29,7 +30,7 @@ from relengq.engine.installation import Installation, Parcel
 from relengq.engine.start import Started, Trigger, start
 from relengq.errors import WrongState
 from relengq.migrations import upgrade
-from relengq.models import Database, Run
+from relengq.models import Run
 from relengq.runs.attempts import Claim, Ending, WorkerIdentity, claim, held_attempt
 from relengq.settings import Settings
 from relengq.states import AttemptState

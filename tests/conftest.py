@@ -11,7 +11,7 @@ import pytest
 from pytest_celery import CELERY_REDIS_BROKER, CeleryTestBroker, CeleryTestWorker, CeleryWorkerContainer
 
 from relengq import migrations
-from relengq.models import Database
+from relengq.database import Database
 from tests.support.nodes import LocalRabbitMQ, LocalRedis, LocalWorker, LocalWorkerNode
 from tests.support.servers import PostgreSQLServer, RabbitMQServer, RedisServer, running, short_directory
 

@@ -8,7 +8,7 @@ import click
 from relengq import migrations
 from relengq.cli.parameters import json_option
 from relengq.cli.screen import print_json
-from relengq.models import Database
+from relengq.database import Database
 from relengq.settings import Settings
 
 

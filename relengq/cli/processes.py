@@ -13,9 +13,9 @@ from relengq import migrations, site
 from relengq.cli import programs
 from relengq.cli.screen import warn
 from relengq.cli.setup import site_directory
+from relengq.database import Database
 from relengq.embedded import Broker
 from relengq.errors import NotFound, SiteFault, did_you_mean
-from relengq.models import Database
 from relengq.settings import Settings
 
 _PASSED_ON = {"ignore_unknown_options": True}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relengq.celery import enqueue
 from relengq.content import Revision, revision
-from relengq.models import Database
+from relengq.database import Database
 from relengq.secretbox import SecretBox
 from relengq.settings import Settings
 from relengq.site import Site, SiteCache

@@ -11,9 +11,10 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from relengq.database import Database
 from relengq.errors import DatabaseUnavailable
 from relengq.logs import store
-from relengq.models import Database, OutputChunk
+from relengq.models import OutputChunk
 
 POLL_SECONDS = 0.15
 """How often a follower looks for more."""

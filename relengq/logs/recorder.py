@@ -13,12 +13,12 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from relengq.database import Database
 from relengq.errors import AttemptFault, DatabaseUnavailable, StaleAttempt
 from relengq.logs import store
 from relengq.logs.buffer import Buffer, Place, Said
 from relengq.logs.outcome import TaskOutcome
 from relengq.logs.text import storable
-from relengq.models import Database
 
 _MERGE_EVERY = 200
 """Chunks written before small ones are merged."""

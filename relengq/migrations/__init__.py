@@ -12,8 +12,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from relengq.database import Database
 from relengq.errors import DatabaseUnavailable
-from relengq.models import Database
 
 _ONE_UPGRADE_AT_A_TIME = 0x72656C65
 """PostgreSQL's advisory lock for upgrades ("rele"): hosts that start together take turns."""

@@ -18,10 +18,11 @@ from sqlalchemy import func, select
 
 from relengq import migrations
 from relengq.beat import Scheduler
+from relengq.database import Database
 from relengq.engine.installation import Installation
 from relengq.engine.leadership import CLOCK, leader
 from relengq.errors import DatabaseUnavailable
-from relengq.models import Database, Run, ScheduleFire
+from relengq.models import Run, ScheduleFire
 from relengq.settings import Settings
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RedisServer, running, short_directory

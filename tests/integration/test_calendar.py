@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
+from relengq.database import Database
 from relengq.engine.calendar import PER_TICK, Fired, Outcome, fire_due, fires, overview
 from relengq.engine.installation import Installation, Parcel
-from relengq.models import Database, Run, ScheduleFire, ScheduleState
+from relengq.models import Run, ScheduleFire, ScheduleState
 from relengq.settings import Settings
 
 SECOND = timedelta(seconds=1)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from relengq.database import Database
 from relengq.logs import Recorder, read
-from relengq.models import Database
 from relengq.states import AttemptState
 from tests.support.attempts import running_attempt
 from tests.support.plays import Project
@@ -30,7 +30,7 @@ PLAY = """
 import resource, sys
 from pathlib import Path
 from relengq.logs import Recorder
-from relengq.models import Database
+from relengq.database import Database
 from tests.support.plays import Project, never
 from relengq.execution import play
 root, url, attempt, hidden = sys.argv[1:]

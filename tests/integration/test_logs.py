@@ -17,10 +17,11 @@ from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
+from relengq.database import Database
 from relengq.errors import AttemptFault, DatabaseUnavailable
 from relengq.logs import Reader, Recorder, TaskOutcome, follow, read, store
 from relengq.logs import buffer as buffer_module
-from relengq.models import Attempt, Database, OutputChunk, Progress, TaskResult
+from relengq.models import Attempt, OutputChunk, Progress, TaskResult
 from tests.support.attempts import running_attempt
 from tests.support.waiting import wait_until
 

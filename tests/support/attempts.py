@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
-from relengq.models import Attempt, Database, Definition, Run, Step
+from relengq.database import Database
+from relengq.models import Attempt, Definition, Run, Step
 from relengq.states import AttemptState, RunState, StepState
 
 
