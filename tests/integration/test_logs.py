@@ -117,7 +117,7 @@ def test_a_reader_goes_on_where_it_was_when_chunks_are_merged_behind_it(database
 def test_output_is_followed_from_another_process_within_half_a_second(database: Database) -> None:
     attempt = running_attempt(database)
     code = (
-        "import sys; from relengq.models import Database; from relengq.logs import follow\n"
+        "import sys; from relengq.database import Database; from relengq.logs import follow\n"
         f"for text in follow(Database(sys.argv[1]), {attempt}, lambda: False): print(text, end='', flush=True)"
     )
     url = database.url.render_as_string(hide_password=False)
