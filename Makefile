@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 RELEASE ?= rawhide
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers lint types pytest docs clean
+.PHONY: help demo test servers lint types pytest docs bench clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ pytest: $(VENV)/.dev ## The tests alone; PYTEST_ARGS="tests/unit -k clock" narro
 
 docs: $(VENV)/.dev ## Build the manual into docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+bench: $(VENV)/.demo ## Measure a play and a compose against plain ansible-playbook
+	$(BIN)/python benchmarks/steps.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
