@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.composes import SAMPLES, Night, compose, module, play
 
+# Dozens of plays of more than a second each, on machines that do other things too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 layout = module("compose_layout")
 BROKEN = Path("aarch64", "libsap-1.10-1.aarch64.rpm")
 
