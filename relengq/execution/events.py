@@ -32,7 +32,7 @@ class Events:
         self._play = ""
         self._task: str | None = None
         self._number = 0
-        self._items: dict[tuple[str, str], tuple[str, str]] = {}
+        self._items: dict[tuple[str, str], tuple[str | None, str]] = {}
         self._failures: list[TaskOutcome] = []
         self._host_values = HostValues()
         self._matched = False
@@ -108,7 +108,7 @@ class Events:
 
     def _on_item_failed(self, data: Event) -> None:
         result = _mapping(data.get("res"))
-        found = item_label(result), failure_message(result)
+        found = item_label(result) or None, failure_message(result)
         self._items.setdefault(_task_key(data), found)
 
     def _on_values(self, data: Event) -> None:

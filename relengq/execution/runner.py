@@ -32,6 +32,9 @@ class _Config(Protocol):
     """What is used of ansible-runner's configuration."""
 
     env: dict[str, str]
+    input_fd: int
+    output_fd: int
+    error_fd: int
     suppress_output_file: bool
 
     def prepare_run_command(self, executable_cmd: str, cmdline_args: list[str]) -> None: ...
@@ -44,11 +47,6 @@ class Running:
     """
 
     def __init__(self, command: Command, arguments: list[str], private: Path, handle: Callable[[Event], bool]) -> None:
-        self.reader, self._writer = os.pipe()
-        with suppress(OSError):
-            # Fewer, larger reads; the kernel may refuse it to an unprivileged user with many pipes.
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._input = os.open(os.devnull, os.O_RDONLY)
         self._handle = handle
         self._complaints: list[str] = []
         config = CommandConfig(
@@ -59,11 +57,9 @@ class Running:
             ident="play",
             quiet=True,
             runner_mode="subprocess",
-            input_fd=self._input,
-            output_fd=self._writer,
-            error_fd=self._writer,
         )
         _configure(config, command, arguments)
+        self._config: _Config = config
         self._runner = Runner(config, event_handler=self._take)
         self._counter = 0
         self._fault: BaseException | None = None
@@ -71,6 +67,13 @@ class Running:
         self.ended = threading.Event()
 
     def __enter__(self) -> Running:
+        self.reader, self._writer = os.pipe()
+        with suppress(OSError):
+            # Fewer, larger reads; the kernel may refuse it to an unprivileged user with many pipes.
+            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._input = os.open(os.devnull, os.O_RDONLY)
+        self._config.input_fd = self._input
+        self._config.output_fd = self._config.error_fd = self._writer
         self._thread.start()
         return self
 

@@ -313,7 +313,8 @@ def test_connections_that_are_cut_lose_nothing(postgresql_url: str) -> None:
     database, killer = Database(postgresql_url), Database(postgresql_url)
     attempt = running_attempt(database)
     cut = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     said = [f"line {number}\n" for number in range(600)]
     with Recorder(database, attempt, 1) as recorder:
