@@ -18,6 +18,7 @@ help: ## Say what there is to make
 
 demo: $(VENV)/.demo ## Start everything embedded, make a compose, show where it is, stop
 	$(BIN)/relengq up --once nightly-compose -i release=$(RELEASE)
+	@echo "Here, relengq is $(BIN)/relengq."
 
 test: servers lint types pytest docs ## Install what the tests need, then check and test everything
 
