@@ -11,15 +11,17 @@ from pathlib import Path
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from relengq.errors import DatabaseUnavailable
+from relengq.errors import DatabaseUnavailable, SiteFault
 
 _BUSY_SECONDS = 20
 """For how long a writer waits for SQLite's one write lock before it says so."""
+_BACKENDS = ("sqlite", "postgresql")
+_EXAMPLE = "For instance postgresql+psycopg://relengq@db/relengq; empty: SQLite in the state directory."
 
 _POSTGRESQL_OPTIONS: dict[str, str | int] = {
     "connect_timeout": 5,
@@ -38,16 +40,36 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
-        self.sqlite = self.url.get_backend_name() == "sqlite"
+        """Take the URL; nothing is opened yet. Raises SiteFault when it names no database that relengq knows."""
+        try:
+            self.url = make_url(url)
+        except ArgumentError:
+            raise SiteFault("The setting database_url is no URL of a database.", hint=_EXAMPLE) from None
+        backend = self.url.get_backend_name()
+        if backend not in _BACKENDS:
+            raise SiteFault(
+                f"The setting database_url names '{backend}'; relengq knows {' and '.join(_BACKENDS)}.", hint=_EXAMPLE
+            )
+        self.sqlite = backend == "sqlite"
         self._engine: Engine | None = None
 
     @property
     def engine(self) -> Engine:
         """The SQLAlchemy engine, made on first use so that a forked process makes its own."""
         if self._engine is None:
-            self._engine = self._make()
+            try:
+                self._engine = self._make()
+            except (ModuleNotFoundError, NoSuchModuleError) as error:
+                raise SiteFault(
+                    f"The driver that the setting database_url names is not installed: {error}.",
+                    hint="Install it: pip install 'relengq[postgresql]'.",
+                ) from None
         return self._engine
+
+    @property
+    def missing(self) -> bool:
+        """Whether this is an SQLite database whose file nobody has made yet. Only an upgrade makes it."""
+        return self.sqlite and bool(self.url.database) and not Path(str(self.url.database)).exists()
 
     def _make(self) -> Engine:
         if not self.sqlite:
@@ -88,6 +110,8 @@ class Database:
 
     @contextmanager
     def _session(self, options: Mapping[str, bool]) -> Iterator[Session]:
+        if self.missing:
+            raise DatabaseUnavailable(f"The database {self.url} does not exist yet.", hint="Run 'relengq db upgrade'.")
         try:
             with self.engine.connect() as connection:
                 bound = connection.execution_options(**options)
@@ -96,7 +120,9 @@ class Database:
         except (OperationalError, PoolTimeout) as error:
             raise DatabaseUnavailable(*_explain(self, error)) from error
         except DBAPIError as error:
-            if not error.connection_invalidated and "does not exist" not in str(error.orig):
+            # SQLite has no class of its own for a file that is no database, or a damaged one.
+            known = error.connection_invalidated or type(error) is DatabaseError
+            if not known and "does not exist" not in str(error.orig):
                 raise
             raise DatabaseUnavailable(*_explain(self, error)) from error
 

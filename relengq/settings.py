@@ -13,12 +13,13 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relengq.errors import Fault, SiteFault, did_you_mean
 
 FILE = "relengq.toml"
+_BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
 _SOCKET_PATH_LIMIT = 100
 """A unix socket's path may have 107 bytes on Linux (unix(7)); a temporary name beside it must fit as well."""
 
@@ -90,6 +91,13 @@ class Settings(BaseSettings):
         {},
         description="Further settings that are handed to Celery as they are: [celery] worker_max_tasks_per_child = 50.",
     )
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, url: str) -> str:
+        if url and url.partition("://")[0] not in _BROKERS:
+            raise ValueError(f"it begins with one of {', '.join(f'{each}://' for each in _BROKERS)}")
+        return url
 
     @classmethod
     def settings_customise_sources(
@@ -179,5 +187,5 @@ def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(map(str, item["loc"]))
-        parts.append(f"setting '{name}' ({FILE}, or RELENGQ_{name.upper()}): {item['msg']}")
+        parts.append(f"setting '{name}' ({FILE}, or RELENGQ_{name.upper()}): {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts) + "."

@@ -40,7 +40,7 @@ Begin with:  relengq init mysite && cd mysite && relengq up
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--site",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The site's directory. Default: $RELENGQ_SITE, else the working directory.",
 )
 @click.option("-v", "--verbose", count=True, help="Show what relengq does, on standard error; -vv: all of it.")
@@ -89,7 +89,10 @@ def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
 
 
 def _misused(error: click.ClickException) -> int:
-    """What click finds wrong with a call, and where its help is."""
+    """What click finds wrong with a call, and where its help is; a group that was called alone shows its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return 2
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context is not None else "relengq"
     message = error.format_message()

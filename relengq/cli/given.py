@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from relengq import documents
 from relengq.documents import Json
 from relengq.errors import InputFault, UsageFault
-from relengq.inputs import InputSpec, check_inputs, parse_text
+from relengq.inputs import SIZE_LIMIT, InputSpec, check_inputs, parse_text
 
 
 def gather(specs: Mapping[str, InputSpec], pairs: Sequence[tuple[str, str]], file: Path | None) -> dict[str, Json]:
@@ -30,11 +31,24 @@ def gather(specs: Mapping[str, InputSpec], pairs: Sequence[tuple[str, str]], fil
 
 
 def _from_file(file: Path) -> dict[str, Json]:
-    data = documents.load(file).data
+    data = _from_json(file) if file.suffix == ".json" else documents.load(file).data
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UsageFault(f"{file} must have a mapping of input names to values, as YAML or JSON.")
+    return data
+
+
+def _from_json(file: Path) -> Json:
+    """JSON as any program writes it: YAML readers refuse its surrogate pairs."""
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(SIZE_LIMIT + 1)
+        if len(text) > SIZE_LIMIT:
+            raise UsageFault(f"{file} has more than {SIZE_LIMIT} bytes, which is the limit.")
+        data: Json = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageFault(f"{file} is not JSON: {error}.") from None
     return data
 
 

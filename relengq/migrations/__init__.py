@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from relengq.database import Database
 from relengq.errors import DatabaseUnavailable
@@ -35,6 +35,8 @@ def head() -> str:
 
 def current(database: Database) -> str | None:
     """The revision of the database, or None when it has no tables yet. May raise DatabaseUnavailable."""
+    if database.missing:
+        return None
     with database.read() as session:
         return MigrationContext.configure(session.connection()).get_current_revision()
 
@@ -49,7 +51,7 @@ def upgrade(database: Database) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
-    except OperationalError as error:
+    except DatabaseError as error:
         raise DatabaseUnavailable(
             f"The database {database.url.render_as_string(hide_password=True)} cannot be upgraded: {error.orig}.",
             hint="Check that it runs and that its directory may be written.",
