@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Workers that are killed or stopped, and brokers that go away: nothing is lost, and nothing runs twice at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from tests.support.processes import Process, alive
+from tests.support.servers import RedisServer
+from tests.support.systems import PATIENCE, Gates, System, private_redis, system
+from tests.support.waiting import wait_until
+
+GATED_ON = """\
+inputs:
+  gates: {{type: string}}
+  queue: {{type: string}}
+steps:
+  - {{name: first, playbook: gated.yml, vars: {{gate_name: first}}, queue: "{{{{ inputs.queue }}}}"{more}}}
+  - {{name: second, playbook: gated.yml, vars: {{gate_name: second}}, queue: "{{{{ inputs.queue }}}}"}}
+"""
+POOLS = ("one", "two", "three", "four")
+FILES = {
+    "playbooks/workflows/chain.yml": GATED_ON.format(more=""),
+    "playbooks/workflows/careful.yml": GATED_ON.format(more=", on_lost: hold"),
+    **{f"workers/{name}.yml": f"queues: [{name}]\nconcurrency: 2\n" for name in POOLS},
+}
+LEASE = 8
+SETTINGS = {"RELENGQ_LEASE_SECONDS": str(LEASE), "RELENGQ_RESEND_SECONDS": "2", "RELENGQ_STOP_SECONDS": "3"}
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with private_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, broker: RedisServer) -> Iterator[System]:
+    """One installation with a clock for the whole module; each test starts its own workers."""
+    with system(tmp_path_factory.mktemp("losses"), FILES, broker.url, **SETTINGS) as made:
+        made.clock()
+        yield made
+
+
+def _processes_of(gates: Gates) -> list[psutil.Process]:
+    """A play's own processes, from the guard's child down to the program at the gate."""
+    gate = gates.waiting("first")
+    return [gate, *(each for each in gate.parents() if "ansible-playbook" in " ".join(each.cmdline()))]
+
+
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_whatever_is_killed_takes_its_play_with_it_and_the_step_is_played_again(running: System) -> None:
+    workers = {name: running.worker(name) for name in ("one", "two", "three")}
+    gates = {name: running.gates(f"killed-{name}") for name in workers}
+    workflows = {"one": "chain", "two": "chain", "three": "careful"}
+    runs = {name: running.run(workflows[name], gates=str(gates[name].directory), queue=name) for name in workers}
+    for name, run_id in runs.items():
+        running.reach(run_id, gates[name], "first start")
+    plays = {name: _processes_of(gates[name]) for name in workers}
+
+    _pool_child(running, runs["one"]).kill()
+    os.kill(workers["two"].pid, signal.SIGKILL)
+    workers["three"].kill()
+    for name, processes in plays.items():
+        wait_until(lambda processes=processes: _gone(processes), 10, f"the play of worker {name} is gone")
+
+    replacements = [
+        running.worker("two", name="two-again"),
+        running.worker("three", name="three-again"),
+    ]
+    for name in ("one", "two"):
+        running.reach(runs[name], gates[name], "first start", times=2)
+    held = running.wait(runs["three"], "held")
+    assert "lost with its worker" in (held.reason or "")
+    assert running.shell.json("status", runs["three"])["steps"][0]["state"] == "held"
+    running.shell.run("release", runs["three"], "--note", "looked: nothing was published")
+    for name, run_id in runs.items():
+        gates[name].open("first", "second")
+        running.wait(run_id, "succeeded")
+        assert [line.state for line in running.attempts(run_id, "first")] == ["lost", "succeeded"]
+        assert "first twice" not in gates[name].ledger
+        assert gates[name].ledger.count("first end") == 1
+        assert [step.failures for step in running.get(run_id).steps] == [0, 0]
+    for each in (workers["one"], *replacements):
+        each.stop()
+
+
+def _pool_child(running: System, run_id: str) -> psutil.Process:
+    """The process of the worker's pool that plays the run's step."""
+    [step] = [step for step in running.get(run_id).steps if step.state == "running"]
+    return psutil.Process(step.attempts[-1].pid)
+
+
+def test_a_stopping_worker_lets_steps_end_and_hands_the_rest_back(running: System) -> None:
+    worker = running.worker("four")
+    quick, slow = running.gates("quick"), running.gates("slow")
+    quick_run, slow_run = (running.run("chain", gates=str(gates.directory), queue="four") for gates in (quick, slow))
+    running.reach(quick_run, quick, "first start")
+    running.reach(slow_run, slow, "first start")
+    plays = _processes_of(slow)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_log("Warm shutdown", PATIENCE)
+    quick.open("first", "second")
+    other = running.worker("four", name="four-again")
+    running.reach(slow_run, slow, "first start", times=2)
+    assert _gone(plays), "the first play ended before the second began"
+    wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+    assert worker.returncode == 0
+    slow.open("first", "second")
+    for run_id in (quick_run, slow_run):
+        running.wait(run_id, "succeeded")
+    assert [line.state for line in running.attempts(quick_run, "first")] == ["succeeded"]
+    assert [line.state for line in running.attempts(slow_run, "first")] == ["interrupted", "succeeded"]
+    assert running.get(slow_run).steps[0].failures == 0
+    assert "first twice" not in slow.ledger
+    other.stop()
+
+
+def test_a_broker_that_goes_away_under_a_busy_worker(running: System, broker: RedisServer) -> None:
+    worker = running.worker("one")
+    busy, kept = running.gates("busy"), running.gates("kept")
+    busy_run = running.run("chain", gates=str(busy.directory), queue="one")
+    running.reach(busy_run, busy, "first start")
+
+    broker.kill()
+    started = running.shell.run("run", "chain", "-i", f"gates={kept.directory}", "-i", "queue=one")
+    assert started.stderr.count("\n") == 1
+    assert "does not answer" in started.stderr
+    assert "are kept and start when it is back" in started.stderr
+    kept_run: str = running.shell.json("runs", "-i", f"gates={kept.directory}")[0]["id"]
+    assert running.state(kept_run) == "queued"
+    busy.open("first")
+    wait_until(lambda: running.steps(busy_run)["first"] == "succeeded", PATIENCE, "the step ends without a broker")
+
+    broker.start()
+    broker.ready()
+    busy.open("second")
+    kept.open("first", "second")
+    for run_id, gates in ((busy_run, busy), (kept_run, kept)):
+        running.wait(run_id, "succeeded")
+        assert gates.ledger == ["first start", "first end", "second start", "second end"]
+        assert [line.state for line in running.attempts(run_id)] == ["succeeded", "succeeded"]
+    assert worker.running
+    worker.stop()
+
+
+def test_a_broker_that_forgets_everything(running: System, broker: RedisServer) -> None:
+    gates = [running.gates(f"flushed-{number}") for number in range(3)]
+    runs = []
+    for each in gates:
+        each.open("first", "second")
+        runs.append(running.run("chain", gates=str(each.directory), queue="two"))
+    reason = running.shell.json("status", runs[0])["steps"][0]["waits"]["reason"]
+    assert reason == "nobody serves queue two"
+    with redis.Redis.from_url(broker.url) as client:
+        wait_until(lambda: client.llen("two") == 3)
+        client.flushall()
+    worker = running.worker("two")
+    for run_id, each in zip(runs, gates, strict=True):
+        running.wait(run_id, "succeeded")
+        assert each.ledger == ["first start", "first end", "second start", "second end"]
+    worker.stop()
+
+
+def test_nothing_is_left_of_any_of_these_workers(running: System, tmp_path: Path) -> None:
+    site = str(running.site)
+    left = [
+        each.info
+        for each in psutil.process_iter(["pid", "cmdline", "cwd"])
+        if (each.info["cwd"] or "").startswith(site) and "ansible" in " ".join(each.info["cmdline"] or [])
+    ]
+    assert left == []
+    private = running.site / ".relengq" / "attempts"
+    assert [each.name for each in private.iterdir()] == []
+    workers: list[Process] = [each for each in running.processes if each.log_file.name.startswith("worker")]
+    assert not [each.pid for each in workers if alive(each.pid)]
