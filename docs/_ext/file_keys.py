@@ -188,7 +188,8 @@ def _bounds(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
         yield from _bounds(part, _PATHS.get(name, _TITLES.get(name, name)))
     for key, inner in node.get("properties", {}).items():
         yield from _bounds(inner, f"{path}.{key}" if path else key)
-    for group in ("items", "anyOf", "oneOf", "additionalProperties"):
+    yield from _bounds(node.get("items"), f"{path}[]")
+    for group in ("anyOf", "oneOf", "additionalProperties"):
         yield from _bounds(node.get(group), path)
     for inner in node.get("patternProperties", {}).values():
         yield from _bounds(inner, path)
