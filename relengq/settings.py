@@ -187,5 +187,6 @@ def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(map(str, item["loc"]))
-        parts.append(f"setting '{name}' ({FILE}, or RELENGQ_{name.upper()}): {item['msg'].removeprefix('Value error, ')}")
+        said = item["msg"].removeprefix("Value error, ")
+        parts.append(f"setting '{name}' ({FILE}, or RELENGQ_{name.upper()}): {said}")
     return "; ".join(parts) + "."
