@@ -25,6 +25,7 @@ from relengq.database import Database
 from relengq.documents import Json
 from relengq.engine.clock import Clock
 from relengq.engine.consequences import attempt_ended
+from relengq.engine.control import approve
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation, Parcel
 from relengq.engine.start import Started, Trigger, start
@@ -117,6 +118,10 @@ class Bench:
             raise WrongState("The next attempt can no longer be claimed.")
         self.finish(held, state=state, outputs=outputs, message=message)
         return held.label
+
+    def decide(self, run_id: str, step: str | None = None, *, accepted: bool = True, note: str | None = None) -> str:
+        """Approve or reject the step that waits for it, and return its name."""
+        return approve(self.installation, run_id, step, who=PERSON, note=note, accepted=accepted)
 
     def tick(self) -> None:
         """Let the clock do its duties once."""

@@ -216,7 +216,7 @@ def test_an_approval_waits_for_a_person(make_bench: MakeBench) -> None:
     assert run.steps[0].outputs is not None
     assert run.steps[0].outputs["by"] == "alice"
     with pytest.raises(WrongState):
-        control.approve(bench.installation, run_id, None, who="bob", note=None, accepted=True)
+        bench.decide(run_id)
 
 
 def test_a_rejected_approval_fails_the_run(make_bench: MakeBench) -> None:
@@ -461,7 +461,7 @@ def test_rerun_from_a_step(make_bench: MakeBench) -> None:
     for _ in range(3):
         bench.play(outputs={"id": "X"})
     trigger = Trigger("person", "alice")
-    with pytest.raises(NotFound, match="did you mean 'two'"):
+    with pytest.raises(NotFound, match="(?i)did you mean 'two'"):
         rerun(bench.installation, origin, trigger=trigger, from_step="twoo")
     with pytest.raises(WrongState, match="no failed step"):
         rerun(bench.installation, origin, trigger=trigger, failed=True)
