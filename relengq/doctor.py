@@ -111,7 +111,7 @@ def _site(installation: Installation) -> Findings:
     faults = check(path)
     if faults:
         files = len({fault.file for fault in faults})
-        yield Finding(Level.BAD, "site", f"{path}: {len(faults)} faults in {files} files", "See 'relengq check'.")
+        yield Finding(Level.BAD, "site", f"{path}: faults: {len(faults)}, in files: {files}", "See 'relengq check'.")
     else:
         site = installation.site
         yield Finding(Level.OK, "site", f"{path}: {len(site.workflows)} workflows, {len(site.pools)} pools, no faults")
@@ -249,10 +249,10 @@ def _queues(installation: Installation) -> Findings:
     for queue, (count, oldest) in sorted(waiting.items()):
         since = int((now - oldest).total_seconds())
         if queue in consumed:
-            yield Finding(Level.OK, f"queue {queue}", f"{count} steps wait for a free worker, the oldest for {since}s")
+            yield Finding(Level.OK, f"queue {queue}", f"waiting for a free worker: {count}, the oldest for {since}s")
         else:
             yield Finding(
-                Level.BAD, f"queue {queue}", f"{count} steps wait for {since}s, and no worker consumes it",
+                Level.BAD, f"queue {queue}", f"no worker consumes it; waiting: {count}, the oldest for {since}s",
                 _serve(installation, queue),
             )  # fmt: skip
 

@@ -23,7 +23,11 @@ class RelengqError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        stop = "" if self.message.endswith((".", "?", "!")) else "."
+        hint = f"Did{self.hint[3:]}" if self.hint.startswith("did you mean") else self.hint
+        return f"{self.message}{stop} {hint}"
 
 
 @dataclass(frozen=True, order=True)

@@ -8,6 +8,7 @@ here: a fault of the user's or of the surroundings gives one line on standard er
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = Options()
+    _prepare_streams()
     try:
         result = relengq.main(arguments, prog_name="relengq", standalone_mode=False, obj=setup or options)
         sys.stdout.flush()
@@ -86,6 +88,16 @@ def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
     except Exception as error:
         return _bug(error, options)
     return result if isinstance(result, int) else 0
+
+
+def _prepare_streams() -> None:
+    """Let no character that a terminal's encoding lacks, and no stream that the caller has closed, stop a verb."""
+    if sys.stdout is None or sys.stderr is None:
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- it stays for the process's life
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _misused(error: click.ClickException) -> int:

@@ -13,7 +13,7 @@ import click
 from relengq import documents
 from relengq.documents import Json
 from relengq.errors import InputFault, UsageFault
-from relengq.inputs import SIZE_LIMIT, InputSpec, check_inputs, parse_text
+from relengq.inputs import COUNT_LIMIT, InputSpec, check_inputs, parse_text
 
 
 def gather(specs: Mapping[str, InputSpec], pairs: Sequence[tuple[str, str]], file: Path | None) -> dict[str, Json]:
@@ -22,6 +22,8 @@ def gather(specs: Mapping[str, InputSpec], pairs: Sequence[tuple[str, str]], fil
     Raises InputFault or UsageFault. Bounds and defaults are left to the start.
     """
     values = {**(_from_file(file) if file else {}), **_from_pairs(specs, pairs)}
+    if len(values) > COUNT_LIMIT:
+        raise InputFault([f"{len(values)} inputs are given; the limit is {COUNT_LIMIT}"])
     unknown = [name for name in values if name not in specs]
     missing = [name for name, spec in specs.items() if spec.required and name not in values]
     if missing and not unknown and sys.stdin.isatty() and sys.stderr.isatty():
@@ -43,9 +45,9 @@ def _from_json(file: Path) -> Json:
     """JSON as any program writes it: YAML readers refuse its surrogate pairs."""
     try:
         with file.open("rb") as stream:
-            text = stream.read(SIZE_LIMIT + 1)
-        if len(text) > SIZE_LIMIT:
-            raise UsageFault(f"{file} has more than {SIZE_LIMIT} bytes, which is the limit.")
+            text = stream.read(documents.SIZE_LIMIT + 1)
+        if len(text) > documents.SIZE_LIMIT:
+            raise UsageFault(f"{file} has more than {documents.SIZE_LIMIT} bytes, which is the limit.")
         data: Json = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageFault(f"{file} is not JSON: {error}.") from None

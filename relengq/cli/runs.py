@@ -136,10 +136,11 @@ def _cut(text: str) -> str:
 
 def _empty(setup: Setup, filters: Filters) -> str:
     """Why the list is empty, as far as that can be told."""
-    workflows = setup.installation.site.workflows
-    if filters.workflow and filters.workflow not in workflows:
+    if filters.workflow:
+        workflows = setup.installation.site.workflows
         hint = did_you_mean(filters.workflow, workflows)
-        return f"No run, and there is no workflow '{filters.workflow}'{f': {hint}' if hint else '.'}"
+        if filters.workflow not in workflows:
+            return f"No run, and there is no workflow '{filters.workflow}'{f': {hint}' if hint else '.'}"
     if filters == Filters(limit=filters.limit):
         return "There is no run yet. Start one: relengq run WORKFLOW"
     return "No run fits."

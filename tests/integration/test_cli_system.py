@@ -101,7 +101,7 @@ def test_a_run_that_was_started_without_a_broker_is_played_when_it_comes(shell: 
 
 @pytest.mark.parametrize(
     ("pool", "code", "says"),
-    [("defualt", 3, "There is no pool 'defualt'. did you mean 'default'?"), ("default", 5, "has no tables yet")],
+    [("defualt", 3, "There is no pool 'defualt'. Did you mean 'default'?"), ("default", 5, "has no tables yet")],
 )
 def test_a_worker_that_cannot_start_says_why(shell: Shell, pool: str, code: int, says: str) -> None:
     if code == 3:

@@ -150,5 +150,5 @@ def test_schemas_refuse_what_check_refuses(kind: str, text: str) -> None:
 
 
 def test_an_unknown_schema_leads_to_the_nearest() -> None:
-    with pytest.raises(NotFound, match="did you mean 'workflow'"):
+    with pytest.raises(NotFound, match="Did you mean 'workflow'"):
         schema("worklow")
