@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from relengq.cli.options import one_line
-from relengq.cli.screen import Screen, dim, state, warn
+from relengq.cli.screen import Screen, dim, print_json, state, warn
 from relengq.cli.setup import Setup
-from relengq.cli.view import View
+from relengq.cli.view import View, advise
 from relengq.errors import DatabaseUnavailable
 from relengq.runs.lookup import HIDDEN, Event, history
 from relengq.runs.timeline import Timeline, Usual, timeline, usual
@@ -32,18 +32,21 @@ Pause = Callable[[float], None]
 """Waits so many seconds. Raises KeyboardInterrupt when following is to end."""
 
 
-def follow(setup: Setup, run_id: str, pause: Pause = time.sleep) -> RunState:
-    """Show a run until it is over; returns how it ended.
+def follow(setup: Setup, run_id: str, pause: Pause = time.sleep, *, as_json: bool = False) -> RunState:
+    """Show a run until it is over; returns how it ended. As JSON, only its end is printed.
 
     Ctrl-C leaves the run as it is, says so, and ends the command with exit code 130.
     """
     try:
-        watch = _live if setup.screen.terminal else _lines
+        watch = _quietly if as_json else _live if setup.screen.terminal else _lines
         seen, now = watch(setup, _Looks(setup, run_id), pause)
     except KeyboardInterrupt:
         warn(f"run {run_id} goes on; see 'relengq status {run_id}', stop it with 'relengq cancel {run_id}'.")
         raise click.exceptions.Exit(130) from None
-    setup.screen.console.print(View(setup.screen, seen, now).whole())
+    if as_json:
+        print_json({**vars(seen), "next": advise(seen)})
+    else:
+        setup.screen.console.print(View(setup.screen, seen, now).whole())
     return seen.run.state
 
 
@@ -114,6 +117,15 @@ def _live(setup: Setup, looks: _Looks, pause: Pause) -> tuple[Timeline, datetime
                 seen, now = looks.look()
                 picture.put(seen, now)
                 live.refresh()
+    return seen, now
+
+
+def _quietly(_: Setup, looks: _Looks, pause: Pause) -> tuple[Timeline, datetime]:
+    seen, now = looks.look()
+    while not seen.run.state.final:
+        pause(EVERY)
+        with looks.patient():
+            seen, now = looks.look()
     return seen, now
 
 

@@ -109,6 +109,8 @@ def _tell(setup: Setup, started: Started, workflow: str, *, following: bool, as_
     """Say what was started, and follow it when that is wanted."""
     if started.broker_away:
         warn(f"run {started.run_id} waits. {started.broker_away}")
+    if following and as_json:
+        return 0 if follow(setup, started.run_id, as_json=True) is RunState.SUCCEEDED else 1
     if as_json:
         print_json({"run": started.run_id, "workflow": workflow, **_without_id(started)})
     else:

@@ -33,7 +33,7 @@ def status_command(setup: Setup, run: str, following: bool, as_json: bool) -> in
     """
     run_id, workflow = setup.find(run)
     if following:
-        return 0 if follow(setup, run_id) is RunState.SUCCEEDED else 1
+        return 0 if follow(setup, run_id, as_json=as_json) is RunState.SUCCEEDED else 1
     database = setup.installation.database
     with database.read() as session:
         now = database.now(session)

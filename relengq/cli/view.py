@@ -116,7 +116,7 @@ class View:
         if step.waits:
             return self._waits(step)
         if step.state is StepState.RUNNING:
-            where = ": ".join(filter(None, (step.host, step.task or step.play)))
+            where = ": ".join(filter(None, (step.host, " / ".join(filter(None, (step.play, step.task))))))
             on = f" ({step.task_host})" if step.task_host else ""
             return Text(one_line(f"{where}{on}{_tries(step)}"))
         if step.state is StepState.FAILED:

@@ -238,6 +238,14 @@ def test_following_prints_a_line_for_each_change(bench: Bench, call: Caller) -> 
     assert states == ["hello queued", "hello running", "run running", "hello succeeded", "run succeeded"]
 
 
+def test_following_with_json_prints_the_end_alone(bench: Bench, call: Caller) -> None:
+    run_id = bench.start("hello")
+    bench.play()
+    run = call.json("status", run_id, "--follow")["run"]
+    assert isinstance(run, dict)
+    assert run["state"] == "succeeded"
+
+
 def test_follow_ends_with_1_when_the_run_failed(bench: Bench, call: Caller) -> None:
     run_id = bench.start("hello")
     bench.play(state="failed", message="no")
