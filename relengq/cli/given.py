@@ -47,7 +47,7 @@ def _from_json(file: Path) -> Json:
         with file.open("rb") as stream:
             text = stream.read(documents.SIZE_LIMIT + 1)
         if len(text) > documents.SIZE_LIMIT:
-            raise UsageFault(f"{file} has more than {documents.SIZE_LIMIT} bytes, which is the limit.")
+            raise UsageFault(f"{file} is too large; the limit is {documents.SIZE_LIMIT} bytes.")
         data: Json = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageFault(f"{file} is not JSON: {error}.") from None

@@ -58,6 +58,7 @@ FILES = {
         content: "{{ item }}"
         dest: "{{ relengq.inputs.gates }}/{{ number }}"
         mode: "0600"
+        decrypt: false
       loop: "{{ values }}"
       loop_control: {index_var: number, label: "{{ number }}"}
     - name: Hand them on
