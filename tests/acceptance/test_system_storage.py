@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from relengq import migrations
-from relengq.models import Database
+from relengq.database import Database
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RedisServer, short_directory
 from tests.support.servers import running as started
