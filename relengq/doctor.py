@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ _PACKAGES = ("celery", "ansible-core", "ansible-runner", "SQLAlchemy")
 _LOW_DISK = 1 << 30
 _FULL_DISK = 100 << 20
 _DATABASE_SECONDS = 3.0
+_BROKER_SECONDS = 6.0
 
 
 class Level(StrEnum):
@@ -183,8 +185,31 @@ def _broker(installation: Installation) -> Findings:
                 Level.BAD, "broker", "the embedded broker does not run; runs are kept meanwhile", "Start 'relengq up'."
             )
         return
-    queue_length("default")
-    yield Finding(Level.OK, "broker", f"{app.connection_for_read().as_uri()} answers")
+    shown = app.connection_for_read().as_uri()
+    if _within(_BROKER_SECONDS, lambda: queue_length("default")):
+        yield Finding(Level.OK, "broker", f"{shown} answers")
+    else:
+        yield Finding(
+            Level.BAD, "broker", f"{shown} does not answer within {_BROKER_SECONDS:g}s", "Is it overloaded, or stopped?"
+        )
+
+
+def _within(seconds: float, question: Callable[[], object]) -> bool:
+    """Whether a question is answered in time; what it raises is raised. A driver may go on trying for a minute."""
+    faults: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            question()
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults[0]
+    return not thread.is_alive()
 
 
 def _clock(installation: Installation) -> Findings:

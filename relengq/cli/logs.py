@@ -27,6 +27,8 @@ from relengq.states import AttemptState, StepState
 
 EVERY = 0.25
 """Seconds between two looks for more output."""
+_LINE_CHARACTERS = 1 << 20
+"""A line whose end has not come after so many characters is printed as far as it has."""
 _RETURN = re.compile(r"\r\n?")
 _BAD_ATTEMPTS = (AttemptState.FAILED, AttemptState.TIMED_OUT, AttemptState.LOST)
 
@@ -154,6 +156,9 @@ class _Output:
             whole, newline, opened.rest = (opened.rest + piece).rpartition("\n")
             if newline:
                 self._write(line, f"{whole}\n")
+            if len(opened.rest) > _LINE_CHARACTERS:
+                self._write(line, opened.rest)
+                opened.rest = ""
 
     def end(self, line: AttemptLine) -> None:
         """Print what is left of an attempt that has ended."""

@@ -21,7 +21,7 @@ from relengq.states import RunState, StepState
 _INSTANCES_SHOWN = 12
 """Instances of a matrix beyond this number are summed up unless they are of interest."""
 _VALUE_CHARACTERS = 200
-_NOTE_CHARACTERS = 60
+_NOTE_CHARACTERS = 44
 _MESSAGE_LINES = 20
 _QUIET = (StepState.SUCCEEDED, StepState.PENDING, StepState.SKIPPED)
 

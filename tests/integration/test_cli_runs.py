@@ -219,6 +219,12 @@ def test_logs_of_what_failed(bench: Bench, call: Caller) -> None:
     assert [task["status"] for task in tasks] == ["ok", "failed"]
 
 
+def test_logs_of_a_line_without_end(bench: Bench, call: Caller) -> None:
+    run_id = bench.start("hello")
+    bench.finish(said(bench, "x" * 5_000_000))
+    assert call("logs", run_id).out == "x" * 5_000_000 + "\n"
+
+
 def test_logs_followed_to_the_end_of_a_run(bench: Bench, call: Caller) -> None:
     run_id = bench.start("hello")
     bench.finish(said(bench, "all of it\n"))

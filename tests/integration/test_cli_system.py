@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,3 +123,17 @@ def test_a_worker_and_a_clock_are_celery_itself(shell: Shell) -> None:
         assert "default@%h" in words
     finally:
         worker.stop()
+
+
+def test_doctor_does_not_wait_long_for_what_does_not_answer(site: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        broker = Shell(site, {"RELENGQ_BROKER_URL": f"redis://127.0.0.1:{port}/0"})
+        assert "does not answer within 6s" in broker.run("doctor", code=1, timeout=30).stdout
+        database = Shell(site, {"RELENGQ_DATABASE_URL": f"postgresql+psycopg://nobody@127.0.0.1:{port}/none"})
+        assert "bad  database" in database.run("doctor", code=1, timeout=30).stdout
+
+
+def test_doctor_names_a_broker_that_refuses(site: Path) -> None:
+    shell = Shell(site, {"RELENGQ_BROKER_URL": "redis://127.0.0.1:1/0"})
+    assert "Connection refused" in shell.run("doctor", code=1).stdout
