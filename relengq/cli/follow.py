@@ -22,9 +22,9 @@ from relengq.runs.lookup import HIDDEN, Event, history
 from relengq.runs.timeline import Timeline, Usual, timeline, usual
 from relengq.states import RunState, StepState
 
-EVERY = 0.4
+EVERY = 0.5
 """Seconds between two looks at the database."""
-_SETTLED_LOOKS = 12
+_SETTLED_LOOKS = 10
 """A queued step's reason is printed when it has lasted for so many looks: about five seconds."""
 _PERSONS = frozenset({"approved", "rejected", "cancel requested", "hold", "release"})
 

@@ -187,6 +187,7 @@ class _System:
             screen.line(f"  Flower: http://{self._settings.flower_address}:{self._settings.flower_port}")
         screen.line("  In another terminal, in this directory: relengq workflows, run, runs, status, logs, doctor.")
         screen.line("  Ctrl-C stops all of it.")
+        sys.stdout.flush()
 
     def _farewell(self, run_id: str, ended: RunState, log: Path) -> None:
         """Where the results are, and how to look at them when nothing runs any more."""

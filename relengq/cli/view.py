@@ -23,6 +23,8 @@ _INSTANCES_SHOWN = 12
 _VALUE_CHARACTERS = 200
 _NOTE_CHARACTERS = 44
 _MESSAGE_LINES = 20
+_HEAD_LINES = 5
+"""Lines of the live view beside the steps: the title, headings, and what wraps."""
 _QUIET = (StepState.SUCCEEDED, StepState.PENDING, StepState.SKIPPED)
 
 
@@ -50,7 +52,8 @@ class View:
 
     def live(self) -> Group:
         """What is shown again and again while a run is followed."""
-        return Group(self.title(), self.steps())
+        room = self._screen.console.height - _HEAD_LINES
+        return Group(self.title(), self._table(_fitting(list(_of_interest(self._seen.steps)), room)))
 
     def title(self) -> Text:
         """The run's workflow, id and state, and for how long."""
@@ -90,11 +93,14 @@ class View:
 
     def steps(self) -> Table:
         """The steps in order, one line each; quiet instances of a large matrix are summed up."""
+        return self._table(_of_interest(self._seen.steps))
+
+    def _table(self, lines: Iterable[StepLine | str]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim", show_edge=False)
         for name in ("STEP", "STATE", "TOOK", ""):
             table.add_column(name, overflow="fold", no_wrap=name in ("STATE", "TOOK"))
         finally_seen = False
-        for step in _of_interest(self._seen.steps):
+        for step in lines:
             if isinstance(step, str):
                 table.add_row("", "", "", dim(step))
                 continue
@@ -188,6 +194,18 @@ def _of_interest(steps: Sequence[StepLine]) -> Iterator[StepLine | str]:
         if last and step.name in quiet:
             counted = ", ".join(f"{count} {name}" for name, count in quiet[step.name].items())
             yield f"{step.name}: {counted} more"
+
+
+def _fitting(lines: Sequence[StepLine | str], room: int) -> Sequence[StepLine | str]:
+    """The part of the lines that a terminal has room for: from just before what is under way."""
+    if len(lines) <= room or room < 3:
+        return lines
+    under_way = (at for at, line in enumerate(lines) if not isinstance(line, str) and not line.state.final)
+    start = max(0, min(next(under_way, 0) - 1, len(lines) - room + 2))
+    shown = lines[start : start + room - 2]
+    above = [f"… {start} lines above"] if start else []
+    below = len(lines) - start - len(shown)
+    return [*above, *shown, *([f"… {below} lines below"] if below else [])]
 
 
 def _tries(step: StepLine) -> str:
