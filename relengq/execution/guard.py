@@ -38,6 +38,8 @@ _LAST_RESORT = 10.0
 """
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_ORPHANED = signal.SIGRTMIN
+"""What the kernel sends when the worker dies: not SIGTERM, which the living worker sends to stop the play."""
 _PASSED = {
     signal.SIGINT,
     signal.SIGHUP,
@@ -47,14 +49,14 @@ _PASSED = {
     signal.SIGCONT,
     signal.SIGWINCH,
 }
-_WATCHED = _PASSED | {signal.SIGTERM, signal.SIGCHLD}
+_WATCHED = _PASSED | {signal.SIGTERM, signal.SIGCHLD, _ORPHANED}
 
 
 def run(parent: int, pid_file: str, private: str, command: list[str]) -> int:
     """Run the command to its end, then end what it left. Returns its wait status (see wait(2))."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, _ORPHANED)
     if os.getppid() != parent:
         _remove(private)
         return 0
@@ -65,7 +67,8 @@ def run(parent: int, pid_file: str, private: str, command: list[str]) -> int:
     _announce(pid_file)
     status = _watch(child)
     status = _end_all(child, status)
-    if os.getppid() != parent:
+    if os.getppid() != parent or _ORPHANED in signal.sigpending():
+        # Its threads die one by one: with a short tree the worker may still be there when all else is gone.
         _remove(private)
     return status
 
@@ -74,7 +77,9 @@ def _watch(child: int) -> int | None:
     """Pass signals on until the command ends (its status) or the play is to be stopped (None)."""
     while True:
         number = signal.sigwait(_WATCHED)
-        if number == signal.SIGTERM:
+        if number == _ORPHANED:
+            _signal(os.getpid(), _ORPHANED)  # stays pending, for whoever asks later
+        if number in (signal.SIGTERM, _ORPHANED):
             return None
         if number != signal.SIGCHLD:
             _signal(child, number)
