@@ -24,6 +24,7 @@ from relengq.cli.parameters import input_option
 from relengq.cli.plan import Plan, plan
 from relengq.cli.screen import bold, dim, warn
 from relengq.cli.setup import Setup, pass_setup
+from relengq.durations import human
 from relengq.embedded import Broker
 from relengq.engine.start import start
 from relengq.errors import Refused, SiteFault, UsageFault
@@ -92,7 +93,11 @@ class _System:
             flower = self._start_flower(supervisor)
             self._welcome(flower)
             supervisor.wait()
-            self._setup.screen.line("Stopping; what is running is handed back. Once more Ctrl-C kills it.")
+            patience = human(self._settings.stop_seconds)
+            self._setup.screen.line(
+                f"Stopping. Steps get {patience} to end, then they are handed back; Ctrl-C once more kills them now."
+            )
+            sys.stdout.flush()
         return 0
 
     def once(self, workflow: str, given: Sequence[tuple[str, str]]) -> int:
