@@ -98,9 +98,7 @@ def _known_cron(text: str) -> str:
         raise ValueError(f"a cron expression may have {_CRON_LENGTH} characters, this one has {len(text)}")
     fields = _expand(text).split()
     if text.strip().startswith("@") and len(fields) != len(_FIELDS):
-        hint = (
-            did_you_mean(fields[0], NICKNAMES) if len(fields) == 1 else "an interval is written 'every: 5m'"
-        )
+        hint = did_you_mean(fields[0], NICKNAMES) if len(fields) == 1 else "an interval is written 'every: 5m'"
         raise ValueError(f"unknown cron nickname '{text}' ({hint})")
     if len(fields) != len(_FIELDS):
         raise ValueError(

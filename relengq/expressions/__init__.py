@@ -140,9 +140,7 @@ def _condition(text: str) -> _Expression:
         parser = Parser(environment(), text, state="variable")
         expression = parser.parse_expression()
         if not parser.stream.eos:
-            raise TemplateSyntaxError(
-                "more follows where the expression has ended", parser.stream.current.lineno
-            )
+            raise TemplateSyntaxError("more follows where the expression has ended", parser.stream.current.lineno)
         return _compile(expression)
 
 
@@ -154,8 +152,7 @@ def _template(text: str) -> tuple[str | _Expression, ...]:
             if not isinstance(statement, nodes.Output):
                 raise TemplateSyntaxError("only {{ … }} is known here, no {% … %}", statement.lineno)
             pieces += [
-                node.data if isinstance(node, nodes.TemplateData) else _compile(node)
-                for node in statement.nodes
+                node.data if isinstance(node, nodes.TemplateData) else _compile(node) for node in statement.nodes
             ]
         return tuple(pieces)
 
@@ -213,9 +210,7 @@ def _text(value: Json) -> str:
     """How a value reads inside of a text: null as nothing, lists and mappings as JSON."""
     if value is None:
         return ""
-    return (
-        value if isinstance(value, str) else to_json(value) if isinstance(value, list | dict) else str(value)
-    )
+    return value if isinstance(value, str) else to_json(value) if isinstance(value, list | dict) else str(value)
 
 
 def _data(value: object, depth: int = 0) -> Json:

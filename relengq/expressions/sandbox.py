@@ -219,11 +219,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return obj[argument]
             except (LookupError, TypeError):
                 pass
-        return (
-            self.getattr(obj, argument)
-            if isinstance(argument, str)
-            else self.undefined(obj=obj, name=argument)
-        )
+        return self.getattr(obj, argument) if isinstance(argument, str) else self.undefined(obj=obj, name=argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """The operators that can make much out of little."""
@@ -262,9 +258,7 @@ def truth(value: object) -> bool:
 def _metered(function: Callable[..., object]) -> Callable[..., object]:
     """The filter, with its result taken from the budget."""
 
-    @wraps(
-        function
-    )  # keeps Jinja's marks (pass_environment and the like), which are attributes of the function
+    @wraps(function)  # keeps Jinja's marks (pass_environment and the like), which are attributes of the function
     def metered(*args: object, **kwargs: object) -> object:
         result = function(*args, **kwargs)
         spend(_length(result))
@@ -282,20 +276,12 @@ def _check_product(left: object, right: object) -> None:
         if isinstance(one, str | list | tuple) and isinstance(other, int):
             spend(len(one) * max(other, 0))
             return
-    if (
-        isinstance(left, int)
-        and isinstance(right, int)
-        and left.bit_length() + right.bit_length() > _INT_BITS
-    ):
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _INT_BITS:
         raise ExpressionFault(f"it makes a number beyond the limit of {_INT_BITS} bits")
 
 
 def _check_power(base: object, exponent: object) -> None:
-    if (
-        isinstance(base, int)
-        and isinstance(exponent, int)
-        and max(base.bit_length(), 1) * exponent > _INT_BITS
-    ):
+    if isinstance(base, int) and isinstance(exponent, int) and max(base.bit_length(), 1) * exponent > _INT_BITS:
         raise ExpressionFault(f"it makes a number beyond the limit of {_INT_BITS} bits")
 
 
@@ -312,9 +298,7 @@ def _format(template: object, *values: object, **named: object) -> str:
     text = str(template)
     if _FORMAT_DIGITS.search(text):
         raise ExpressionFault("a width in its format has more than the limit of 3 digits")
-    given: object = named or (
-        values[0] if len(values) == 1 and isinstance(values[0], tuple | dict) else values
-    )
+    given: object = named or (values[0] if len(values) == 1 and isinstance(values[0], tuple | dict) else values)
     spend(len(text) + sum(_length(value) for value in values))
     return text % given
 

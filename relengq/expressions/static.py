@@ -107,6 +107,4 @@ def _check_arguments(node: nodes.Filter | nodes.Test) -> None:
     if applied and len(values) > named and values[named] is None:
         raise TemplateSyntaxError(f"'{node.name}' needs the name that it applies in quotes", node.lineno)
     if (node.name in _REGEX or (applied and _REGEX.intersection(map(str, values)))) and not fixed:
-        raise TemplateSyntaxError(
-            "a regular expression must stand in quotes, not come from a value", node.lineno
-        )
+        raise TemplateSyntaxError("a regular expression must stand in quotes, not come from a value", node.lineno)

@@ -461,7 +461,7 @@ def test_rerun_from_a_step(make_bench: MakeBench) -> None:
     for _ in range(3):
         bench.play(outputs={"id": "X"})
     trigger = Trigger("person", "alice")
-    with pytest.raises(NotFound, match="(?i)did you mean 'two'"):
+    with pytest.raises(NotFound, match=r"(?i)did you mean 'two'"):
         rerun(bench.installation, origin, trigger=trigger, from_step="twoo")
     with pytest.raises(WrongState, match="no failed step"):
         rerun(bench.installation, origin, trigger=trigger, failed=True)
@@ -475,7 +475,7 @@ def test_inputs_are_checked_before_a_run_exists(make_bench: MakeBench) -> None:
     bench = make_bench(matrix=MATRIX)
     with pytest.raises(InputFault, match="arches"):
         bench.start("matrix", arches=["vax"])
-    with pytest.raises(NotFound, match="(?i)did you mean 'matrix'"):
+    with pytest.raises(NotFound, match=r"(?i)did you mean 'matrix'"):
         bench.start("matrx")
     with bench.installation.database.read() as session:
         assert session.scalars(select(Run)).all() == []

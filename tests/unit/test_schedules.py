@@ -170,16 +170,12 @@ TEXTS = st.sampled_from(
         ),
     ]
 )
-MOMENTS = st.integers(20 * 365 * 86400, 67 * 365 * 86400).map(
-    lambda seconds: datetime.fromtimestamp(seconds, UTC)
-)
+MOMENTS = st.integers(20 * 365 * 86400, 67 * 365 * 86400).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 
 
 @given(text=TEXTS, zone=st.sampled_from(sorted(CHANGES)), moment=MOMENTS)
 @settings(max_examples=200, deadline=None)
-def test_due_times_go_up_and_do_not_depend_on_where_one_starts(
-    text: str, zone: str, moment: datetime
-) -> None:
+def test_due_times_go_up_and_do_not_depend_on_where_one_starts(text: str, zone: str, moment: datetime) -> None:
     schedule = cron(text, zone)
     first, second = schedule.due_between(moment, datetime(2200, 1, 1, tzinfo=UTC), 2)
     assert moment < first < second
@@ -192,9 +188,7 @@ def test_due_times_go_up_and_do_not_depend_on_where_one_starts(
 
 @given(text=TEXTS, zone=st.sampled_from(sorted(CHANGES)), moment=MOMENTS, hours=st.integers(0, 2000))
 @settings(max_examples=100, deadline=None)
-def test_the_newest_due_time_is_found_without_walking(
-    text: str, zone: str, moment: datetime, hours: int
-) -> None:
+def test_the_newest_due_time_is_found_without_walking(text: str, zone: str, moment: datetime, hours: int) -> None:
     schedule = cron(text, zone)
     until = moment + timedelta(hours=hours)
     newest = schedule.newest_due(moment, until)
