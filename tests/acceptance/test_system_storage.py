@@ -53,6 +53,18 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, Process]]:
+    """A database that somebody has locked, and a person who tries to start a run: that takes its twenty seconds."""
+    directory = tmp_path_factory.mktemp("locked")
+    with (
+        system(directory, FILES, "redis://127.0.0.1:1/0") as running,
+        closing(sqlite3.connect(directory / "site" / ".relengq" / "relengq.db", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        yield running, running.process("run", *RELENGQ, "run", "gated", "-i", "gates=x")
+
+
 def _complete(running: System, run_id: str) -> bool:
     """Whether the whole output of the noise is stored, in order."""
     output = running.output(run_id)
@@ -60,7 +72,9 @@ def _complete(running: System, run_id: str) -> bool:
     return -1 not in places and places == sorted(places) and "PLAY RECAP" in output
 
 
-def test_a_database_that_is_locked_for_a_while(tmp_path: Path, broker: RedisServer) -> None:
+def test_a_database_that_is_locked_for_a_while(
+    tmp_path: Path, broker: RedisServer, locked: tuple[System, Process]
+) -> None:
     with system(tmp_path, FILES, broker.url) as running:
         worker = running.worker()
         gates = running.gates("locked")
@@ -81,17 +95,6 @@ def test_a_database_that_is_locked_for_a_while(tmp_path: Path, broker: RedisServ
         assert _complete(running, run_id)
         assert [line.state for line in running.attempts(run_id)] == ["succeeded", "succeeded"]
         assert worker.running
-
-
-def test_a_database_that_stays_locked_is_said(tmp_path: Path) -> None:
-    with system(tmp_path, FILES, "redis://127.0.0.1:1/0") as running:
-        with closing(sqlite3.connect(running.site / ".relengq" / "relengq.db", isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            told = running.shell.run("run", "gated", "-i", "gates=x", code=5).stderr
-            assert "database is locked" in told
-            assert told.count("\n") == 1
-            assert running.shell.json("runs") == [], "reading goes on"
-        assert running.shell.json("runs") == []
 
 
 def test_a_database_that_may_not_be_written_is_said(tmp_path: Path) -> None:
@@ -218,3 +221,13 @@ def _lose_the_server(running: System, server: PostgreSQLServer) -> None:
         assert '"line 99 ' in following.log
     finally:
         following.stop()
+
+
+def test_a_database_that_stays_locked_is_said(locked: tuple[System, Process]) -> None:
+    running, starting = locked
+    assert running.shell.json("runs") == [], "reading goes on"
+    wait_until(lambda: starting.returncode is not None, PATIENCE)
+    assert starting.returncode == 5
+    assert "database is locked" in starting.log
+    assert starting.log.count("\n") == 1
+    assert running.shell.json("runs") == []
