@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from relengq.durations import human
@@ -21,6 +19,7 @@ from relengq.execution.masking import Mask
 from relengq.execution.messages import exit_message
 from relengq.execution.order import Outcome, PlayOrder, Sink, Stop
 from relengq.execution.output import Mark, Splitter
+from relengq.execution.private import private_directory
 from relengq.execution.processes import Guard, sweep
 from relengq.execution.runner import Running
 from relengq.states import AttemptState
@@ -41,7 +40,7 @@ def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outco
     of the worker. Raises AttemptFault when the play cannot begin: no such playbook or inventory, no
     ansible-playbook, full disk.
     """
-    with _private_directory(order) as private:
+    with _private(order) as private:
         mask = Mask(order.hidden)
         events = Events(sink, mask)
         try:
@@ -114,17 +113,13 @@ def _message(order: PlayOrder, state: AttemptState, running: Running, events: Ev
 
 
 @contextmanager
-def _private_directory(order: PlayOrder) -> Iterator[Path]:
-    """A new directory that only this user sees; gone with all its files afterwards."""
-    try:
-        order.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix="play-", dir=order.workdir.resolve()))
-    except OSError as error:
-        raise _cannot_write(order.workdir, error) from error
-    try:
+def _private(order: PlayOrder) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            private = stack.enter_context(private_directory(order.workdir))
+        except OSError as error:
+            raise _cannot_write(order.workdir, error) from error
         yield private
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 def _cannot_write(workdir: Path, error: OSError) -> AttemptFault:
