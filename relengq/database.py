@@ -23,11 +23,8 @@ _BUSY_SECONDS = 20
 _BACKENDS = ("sqlite", "postgresql")
 _EXAMPLE = "For instance postgresql+psycopg://relengq@db/relengq; empty: SQLite in the state directory."
 
-_POSTGRESQL_OPTIONS: dict[str, str | int] = {
-    "connect_timeout": 5,
-    "tcp_user_timeout": 15_000,
-    "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=30s",
-}
+_POSTGRESQL: dict[str, str | int] = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
+_LIMITS = "-c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
 """libpq's connection parameters. A process that was stopped inside a transaction must not block the others for ever,
 and a connection that went half-open must be noticed."""
 
@@ -73,12 +70,18 @@ class Database:
 
     def _make(self) -> Engine:
         if not self.sqlite:
+            own = self.url.query.get("options", "")
             return create_engine(
-                self.url, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=_POSTGRESQL_OPTIONS
+                self.url,
+                pool_pre_ping=True,
+                pool_size=5,
+                max_overflow=10,
+                hide_parameters=True,
+                connect_args={**_POSTGRESQL, "options": f"{own if isinstance(own, str) else ''} {_LIMITS}".strip()},
             )
         if self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(self.url, connect_args={"timeout": _BUSY_SECONDS})
+        engine = create_engine(self.url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -97,8 +100,8 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database."""
-        with self._session({}) as session:
+        """A session that sees one state of the database, from its first question on."""
+        with self._session({} if self.sqlite else {"isolation_level": "REPEATABLE READ"}) as session:
             yield session
 
     @contextmanager
@@ -109,7 +112,7 @@ class Database:
             session.commit()
 
     @contextmanager
-    def _session(self, options: Mapping[str, bool]) -> Iterator[Session]:
+    def _session(self, options: Mapping[str, bool | str]) -> Iterator[Session]:
         if self.missing:
             raise DatabaseUnavailable(f"The database {self.url} does not exist yet.", hint="Run 'relengq db upgrade'.")
         try:
@@ -122,7 +125,7 @@ class Database:
         except DBAPIError as error:
             # SQLite has no class of its own for a file that is no database, or a damaged one.
             known = error.connection_invalidated or type(error) is DatabaseError
-            if not known and "does not exist" not in str(error.orig):
+            if not known and not any(sign in str(error.orig) for sign in ("does not exist", "permission denied")):
                 raise
             raise DatabaseUnavailable(*_explain(self, error)) from error
 

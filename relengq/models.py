@@ -222,7 +222,6 @@ class Attempt(Base):
     queue: Mapped[str] = mapped_column(String(200))
     label: Mapped[str] = mapped_column(String(500))
     """What Flower shows: ``nightly-compose: createrepo [x86_64] #1``."""
-    priority: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     """Not to be enqueued before: a retry's delay."""
@@ -238,7 +237,6 @@ class Attempt(Base):
     worker: Mapped[str | None] = mapped_column(String(255))
     """Celery's node name."""
     pid: Mapped[int | None]
-    revision: Mapped[str | None] = mapped_column(String(64))
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     return_code: Mapped[int | None]

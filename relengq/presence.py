@@ -25,12 +25,12 @@ from sqlalchemy import update
 
 from relengq import __version__
 from relengq.celery import app
-from relengq.engine.execute import POOL_VARIABLE
 from relengq.engine.installation import Installation, current
 from relengq.errors import RelengqError
 from relengq.migrations import require_head
 from relengq.models import Attempt, Worker
 from relengq.processes import die_with_parent
+from relengq.settings import POOL_VARIABLE
 from relengq.states import AttemptState
 
 BEAT_SECONDS = 5.0
@@ -50,7 +50,6 @@ class Presence:
         self._concurrency = concurrency
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
-        self._grace: threading.Timer | None = None
         self._commit: str | None = None
         self._look_at = 0.0
 
@@ -61,14 +60,10 @@ class Presence:
     def stopping(self) -> None:
         """The worker takes nothing new; what still plays after the grace time is handed back as interrupted."""
         self._write(stopping=True)
-        self._grace = threading.Timer(self._installation.settings.stop_seconds, self._interrupt)
-        self._grace.daemon = True
-        self._grace.start()
+        threading.Thread(target=self._hand_back, name="presence-stopping", daemon=True).start()
 
     def stop(self) -> None:
         """Say goodbye."""
-        if self._grace is not None:
-            self._grace.cancel()
         self._over.set()
         self._thread.join(timeout=BEAT_SECONDS)
         self._remove()
@@ -114,6 +109,13 @@ class Presence:
             started_at=now,
             stopping=False,
         )
+
+    def _hand_back(self) -> None:
+        """After the grace time interrupt what still plays, again and again: a claim may come late, the database too."""
+        pause = self._installation.settings.stop_seconds
+        while not self._over.wait(pause):
+            self._interrupt()
+            pause = 1.0
 
     def _interrupt(self) -> None:
         database = self._installation.database

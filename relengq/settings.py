@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from relengq.errors import Fault, SiteFault, did_you_mean
 
 FILE = "relengq.toml"
+POOL_VARIABLE = "RELENGQ_POOL"
+"""Environment variable with the name of the pool that a worker serves; ``relengq worker`` sets it."""
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
 _SOCKET_PATH_LIMIT = 100
 """A unix socket's path may have 107 bytes on Linux (unix(7)); a temporary name beside it must fit as well."""
@@ -121,6 +123,11 @@ class Settings(BaseSettings):
         values = _read(root / FILE)
         try:
             loaded = cls(**values)
+        except SettingsError as error:
+            raise SiteFault(
+                f"A setting in the environment cannot be read: {error}.",
+                hint="Lists and tables are written as JSON there: RELENGQ_ADMINS='[\"alice\"]'.",
+            ) from None
         except ValidationError as error:
             raise SiteFault(_explain(error), hint=f"See {FILE} in the manual, or 'relengq schema settings'.") from None
         state_dir = root / loaded.state_dir

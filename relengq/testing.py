@@ -87,7 +87,7 @@ class Bench:
         who = WorkerIdentity(f"bench@{socket.gethostname()}", socket.gethostname(), os.getpid())
         with database.write() as session:
             lease = timedelta(seconds=self.settings.lease_seconds)
-            return claim(session, parcel.attempt_id, who, now=database.now(session), lease=lease)
+            return claim(session, parcel.attempt_id, who, clock=database.now, lease=lease)
 
     def finish(
         self,

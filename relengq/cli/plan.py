@@ -88,7 +88,7 @@ def _instances(step: Step, sees: dict[str, Json]) -> list[dict[str, Json]] | Non
     if step.matrix is None or not all(_static(text) for text in step.matrix.values()):
         return None
     try:
-        return instances(step.matrix, sees)
+        return list(instances(step.matrix, sees).values())
     except ExpressionFault:
         return None
 

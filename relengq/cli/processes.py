@@ -16,7 +16,7 @@ from relengq.cli.setup import site_directory
 from relengq.database import Database
 from relengq.embedded import Broker
 from relengq.errors import NotFound, SiteFault, did_you_mean
-from relengq.settings import Settings
+from relengq.settings import POOL_VARIABLE, Settings
 
 _PASSED_ON = {"ignore_unknown_options": True}
 
@@ -44,7 +44,7 @@ def worker_command(pool: str, extra: tuple[str, ...]) -> None:
         if faults:
             raise SiteFault("; ".join(map(str, faults)), faults)
         raise NotFound(f"There is no pool '{pool}'.", hint=did_you_mean(pool, found.pools))
-    _become(programs.worker(found.pools[pool], extra), {programs.POOL_VARIABLE: pool})
+    _become(programs.worker(found.pools[pool], extra), {POOL_VARIABLE: pool})
 
 
 @click.command("beat", context_settings=_PASSED_ON)

@@ -9,10 +9,6 @@ from collections.abc import Sequence
 from relengq.pools import Pool
 from relengq.settings import Settings
 
-POOL_VARIABLE = "RELENGQ_POOL"
-"""Tells a worker which pool it belongs to (see ``relengq.engine.execute``)."""
-
-
 _ALONE = ("--without-mingle", "--without-gossip")
 """What workers would tell each other is in SQL; asking the neighbours first costs a second."""
 

@@ -31,6 +31,7 @@ from relengq.errors import Refused, SiteFault, UsageFault
 from relengq.models import Run
 from relengq.pools import Pool
 from relengq.runs.timeline import alive
+from relengq.settings import POOL_VARIABLE
 from relengq.states import RunState
 from relengq.supervisor import Child, Supervisor
 
@@ -127,7 +128,7 @@ class _System:
                     Child(
                         f"worker {pool.name}",
                         programs.worker(pool, quiet=True),
-                        {**self._environment(), programs.POOL_VARIABLE: pool.name},
+                        {**self._environment(), POOL_VARIABLE: pool.name},
                         stage=_WORKERS,
                         stop_seconds=self._settings.stop_seconds + 10,
                     )

@@ -3,36 +3,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from relengq.documents import Json
 from relengq.durations import human
 from relengq.engine import context
 from relengq.engine.installation import Installation
-from relengq.engine.matrix import instances, label
+from relengq.engine.matrix import instances
 from relengq.errors import ExpressionFault
 from relengq.expressions import condition, references, render
 from relengq.models import Run, Step
 from relengq.runs import groups
-from relengq.runs.attempts import queue_attempt
+from relengq.runs.attempts import cancel_queued, queue_attempt, stop_running
 from relengq.runs.definitions import workflow_of
 from relengq.runs.moves import SYSTEM, move_run, move_step
 from relengq.states import RunState, StepState
 from relengq.workflows import ApprovalStep, PlaybookStep, WaitForStep
 from relengq.workflows import Step as Declared
+from relengq.workflows.values import queue_name
 
 _ACTIVE = (StepState.QUEUED, StepState.RUNNING, StepState.WAITING, StepState.HELD)
+_ADMITTED_AT_ONCE = 20
+"""So many runs that end at once may leave a group one after the other in one transaction; the clock does the rest."""
+_NOTE_CHARACTERS = 1000
 _log = structlog.get_logger(__name__)
 
 
 class Advance:
-    """One advance of one run, within the caller's transaction, which has locked the run."""
+    """One advance of one run. ``advance`` is the way to it."""
 
     def __init__(self, session: Session, installation: Installation, run: Run, now: datetime) -> None:
         self.session = session
@@ -41,6 +47,8 @@ class Advance:
         self.now = now
         self.workflow = workflow_of(run)
         self.chain = self.workflow.chain
+        self.freed = False
+        """Whether the run has ended and given its concurrency group back."""
 
     def go(self) -> None:
         """Begin whatever may begin, until something has to be waited for or the run is finished."""
@@ -143,11 +151,11 @@ class Advance:
             move_step(self.session, row, StepState.SKIPPED, now=self.now, reason="its matrix is empty")
             return
         rows = [row]
-        row.matrix, row.instance = made[0], label(made[0])
-        for values in made[1:]:
+        (row.instance, row.matrix), *others = made.items()
+        for instance, values in others:
             rows.append(
                 Step(
-                    run=self.run, position=row.position, instance=label(values), name=row.name, kind=row.kind,
+                    run=self.run, position=row.position, instance=instance, name=row.name, kind=row.kind,
                     final=row.final, matrix=values, state=StepState.PENDING, failures=0, losses=0, allow_failure=False,
                 )
             )  # fmt: skip
@@ -166,7 +174,7 @@ class Advance:
             else condition(declared.allow_failure).holds(sees)
         )
         if isinstance(declared, PlaybookStep):
-            queue = str(render(declared.queue or self.workflow.queue, sees))
+            queue = queue_name(render(declared.queue or self.workflow.queue, sees))
             queue_attempt(self.session, row, queue=queue, now=self.now, due_at=self.now)
         else:
             self._wait(row, declared)
@@ -176,6 +184,8 @@ class Advance:
         if isinstance(declared, ApprovalStep):
             timeout = declared.approval.timeout
             reason = "approval" + (f" by {' or '.join(declared.approval.groups)}" if declared.approval.groups else "")
+            if declared.approval.note:
+                reason += f": {render(declared.approval.note, self.context(row.matrix))}"[:_NOTE_CHARACTERS]
         elif isinstance(declared, WaitForStep):
             timeout = declared.wait_for.timeout
             reason = f"message {declared.wait_for.message}"
@@ -216,9 +226,7 @@ class Advance:
             run.result = "failed"
         move_run(self.session, run, RunState(run.result or "failed"), now=self.now, reason=reason)
         _log.info("run.finished", run_id=run.id, workflow=run.workflow, state=str(run.state))
-        groups.give_back(self.session, run)
-        if run.group_name:
-            self._wake_next(run.group_name)
+        self.freed = groups.give_back(self.session, run)
 
     def _failure(self) -> str | None:
         """Why the run did not succeed: the first step that failed without leave, or who cancelled it."""
@@ -231,15 +239,79 @@ class Advance:
                 return f"{step.label}: {step.reason}" if step.reason else f"{step.label} failed"
         return self.run.reason if self.run.result == "failed" else None
 
-    def _wake_next(self, group: str) -> None:
-        waiting = groups.first_in_line(self.session, group)
-        if waiting is None:
-            return
-        following = self.session.scalar(select(Run).where(Run.id == waiting).with_for_update())
-        if following is not None:
-            Advance(self.session, self.installation, following, self.now).go()
-            groups.tell_waiting(self.session, group, following.id)
-
 
 def _uses_matrix(when: str) -> bool:
     return any(path[0] == "matrix" for path in references(when, bare=True))
+
+
+def advance(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    """Take a run as far as it can go, and when it ends, the runs that waited for its group.
+
+    Within the caller's transaction, which has locked the run. A fault that is nobody's doing breaks the run off, so
+    that what led here (an attempt that has ended) is kept. Raises only what the database raises when it is away.
+    """
+    following: Run | None = run
+    for _ in range(_ADMITTED_AT_ONCE):
+        if following is None or not _go(session, installation, following, now):
+            return
+        following = _next_in_line(session, following.group_name)
+
+
+def _go(session: Session, installation: Installation, run: Run, now: datetime) -> bool:
+    """Advance one run; returns whether its group has become free."""
+
+    def onward() -> bool:
+        advancing = Advance(session, installation, run, now)
+        advancing.go()
+        return advancing.freed
+
+    return or_break_off(session, run, now, onward)
+
+
+def or_break_off(session: Session, run: Run, now: datetime, action: Callable[[], bool]) -> bool:
+    """Do it whole, or undo it and break the run off; returns what it returns, or whether the run's group is free."""
+    session.flush()
+    try:
+        with session.begin_nested():
+            done = action()
+            session.flush()
+    except (OperationalError, PoolTimeout):
+        raise
+    except Exception as error:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise
+        _log.exception("advance.fault", run_id=run.id)
+        return break_off(session, run, now, f"a bug in relengq, {type(error).__name__}; its log has the traceback")
+    return done
+
+
+def break_off(session: Session, run: Run, now: datetime, reason: str) -> bool:
+    """End a run that cannot be advanced: nothing of it begins any more. Returns whether its group has become free.
+
+    What a worker plays just now is stopped; the run ends when that has ended.
+    """
+    run.stop_as, run.stopped_by = "failed", SYSTEM
+    for step in run.steps:
+        if step.state.final:
+            continue
+        if step.state is StepState.PENDING:
+            move_step(session, step, StepState.SKIPPED, now=now, reason=reason)
+            continue
+        cancel_queued(session, step, now=now, who=SYSTEM)
+        if not stop_running(step, "cancelled"):
+            move_step(session, step, StepState.CANCELLED, now=now, reason=reason)
+    if any(not step.state.final for step in run.steps):
+        return False
+    run.result = run.result or "failed"
+    move_run(session, run, RunState.FAILED, now=now, reason=reason)
+    return groups.give_back(session, run)
+
+
+def _next_in_line(session: Session, group: str | None) -> Run | None:
+    """The run that may have the group now, locked; None when nobody waits, or when somebody is at it already."""
+    waiting = groups.first_in_line(session, group) if group else None
+    if waiting is None:
+        return None
+    return session.scalar(
+        select(Run).where(Run.id == waiting).with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    )

@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from relengq.engine.installation import Installation
-from relengq.engine.start import Trigger, start_in
+from relengq.engine.start import Order, Trigger, order, start_in
 from relengq.errors import InputFault, RelengqError, Unavailable
 from relengq.models import Run, ScheduleFire, ScheduleState
 from relengq.schedules import CatchUp, Schedule
@@ -189,6 +189,7 @@ def _begin(installation: Installation, name: str, schedule: Schedule, now: datet
 def _settle(installation: Installation, name: str, schedule: Schedule, now: datetime) -> list[Fired]:
     """Do the next piece of work for a schedule, in one transaction; nothing when another clock is at it."""
     grace = timedelta(seconds=installation.settings.schedule_grace)
+    ordered = _ordered(installation, name, schedule)
     with installation.database.write() as session:
         # Skipped when locked: another clock may have stalled in the middle, and the other schedules go on.
         state = session.get(ScheduleState, name, with_for_update={"skip_locked": True})
@@ -199,7 +200,7 @@ def _settle(installation: Installation, name: str, schedule: Schedule, now: date
             return []
         fired = [entry for entry in work.missed if not _recorded(session, entry.schedule, entry.due_at)]
         if work.start is not None and not _recorded(session, name, work.start):
-            fired.append(_start(session, installation, name, schedule, work.start, now))
+            fired.append(_start(session, installation, name, ordered, work.start, now))
         session.add_all(
             ScheduleFire(
                 schedule=entry.schedule,
@@ -222,21 +223,37 @@ def _recorded(session: Session, name: str, due: datetime) -> bool:
     return session.get(ScheduleFire, (name, due)) is not None
 
 
-def _start(
-    session: Session, installation: Installation, name: str, schedule: Schedule, due: datetime, now: datetime
-) -> Fired:
-    """Start the run of one due time within the caller's transaction, or say why that was refused."""
-    detail = {"schedule": name, "due_at": due.isoformat()}
-    trigger = Trigger("schedule", who=f"schedule {name}", key=f"{name} {due.isoformat()}", detail=detail)
+def _ordered(installation: Installation, name: str, schedule: Schedule) -> Order | RelengqError:
+    """What the schedule starts, checked before the transaction; or why it cannot be started."""
     try:
-        with session.begin_nested():
-            workflow = installation.site.workflow(schedule.workflow)
-            run, _ = start_in(session, installation, workflow, schedule.inputs, trigger, now)
-    except (Unavailable, SQLAlchemyError):
+        return order(installation, installation.site.workflow(schedule.workflow), schedule.inputs)
+    except Unavailable:
         raise
     except RelengqError as error:
         if not isinstance(error, InputFault):  # its text may have values
             _log.warning("schedule.refused", schedule=name, reason=str(error))
+        return error
+
+
+def _start(
+    session: Session,
+    installation: Installation,
+    name: str,
+    ordered: Order | RelengqError,
+    due: datetime,
+    now: datetime,
+) -> Fired:
+    """Start the run of one due time within the caller's transaction, or say why that was refused."""
+    if isinstance(ordered, RelengqError):
+        return Fired(name, due, Outcome.REFUSED, note=str(ordered))
+    detail = {"schedule": name, "due_at": due.isoformat()}
+    trigger = Trigger("schedule", who=f"schedule {name}", key=f"{name} {due.isoformat()}", detail=detail)
+    try:
+        with session.begin_nested():
+            run, _ = start_in(session, installation, ordered, trigger, now)
+    except (Unavailable, SQLAlchemyError):
+        raise
+    except RelengqError as error:
         return Fired(name, due, Outcome.REFUSED, note=str(error))
     except Exception as error:
         _log.exception("schedule.fault", schedule=name)

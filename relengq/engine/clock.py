@@ -15,12 +15,12 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from relengq.engine.advance import Advance
+from relengq.engine.advance import advance, break_off
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.control import stop_in
 from relengq.engine.dispatch import resend_unclaimed, send_due
 from relengq.engine.installation import Installation
-from relengq.errors import BrokerUnavailable, RelengqError
+from relengq.errors import BrokerUnavailable, DatabaseUnavailable
 from relengq.models import Attempt, GroupHolder, Run, Step
 from relengq.runs.attempts import Ending
 from relengq.runs.definitions import workflow_of
@@ -51,8 +51,8 @@ class Clock:
         _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
         _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
         try:
-            send_due(installation)
             self._resend()
+            send_due(installation)
         except BrokerUnavailable as error:
             if not self._broker_away:
                 _log.warning("broker.away", error=str(error))
@@ -71,17 +71,29 @@ class Clock:
 
 
 def _each(installation: Installation, action: str, run_ids: list[str], duty: Duty) -> None:
+    """Do a duty for each run in a transaction of its own. One that cannot be done ends its run, and stops no other."""
     for run_id in run_ids:
         try:
-            with installation.database.write() as session:
-                run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
-                if run is not None and not run.state.final:
-                    duty(session, installation, run, installation.database.now(session))
-            _log.info(action, run_id=run_id)
-        except BrokerUnavailable:
+            if _one(installation, run_id, duty):
+                _log.info(action, run_id=run_id)
+        except (BrokerUnavailable, DatabaseUnavailable):
             raise
-        except RelengqError as error:
-            _log.error("clock.duty_failed", duty=action, run_id=run_id, error=str(error))
+        except Exception:
+            _log.exception("clock.duty_failed", duty=action, run_id=run_id)
+            _one(installation, run_id, _give_up)
+
+
+def _one(installation: Installation, run_id: str, duty: Duty) -> bool:
+    with installation.database.write() as session:
+        run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
+        if run is None or run.state.final:
+            return False
+        duty(session, installation, run, installation.database.now(session))
+        return True
+
+
+def _give_up(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    break_off(session, run, now, "a bug in relengq; the clock's log has the traceback")
 
 
 def _with_dead_leases(installation: Installation) -> list[str]:
@@ -134,7 +146,7 @@ def _end_waits(session: Session, installation: Installation, run: Run, now: date
             move_step(session, step, StepState.SUCCEEDED, now=now, reason=reason, who=WHO)
         else:
             move_step(session, step, StepState.FAILED, now=now, reason=reason, who=WHO)
-    Advance(session, installation, run, now).go()
+    advance(session, installation, run, now)
 
 
 def _past_deadline(installation: Installation) -> list[str]:
@@ -177,4 +189,4 @@ def _first_in_free_groups(installation: Installation) -> list[str]:
 
 
 def _admit(session: Session, installation: Installation, run: Run, now: datetime) -> None:
-    Advance(session, installation, run, now).go()
+    advance(session, installation, run, now)

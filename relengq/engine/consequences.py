@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from relengq.engine.advance import Advance
+from relengq.engine.advance import advance, or_break_off
 from relengq.engine.installation import Installation
 from relengq.errors import WrongState
 from relengq.models import Attempt, Step
@@ -21,19 +21,25 @@ from relengq.workflows import PlaybookStep, Retry
 def attempt_ended(
     session: Session, installation: Installation, attempt: Attempt, ending: Ending, *, now: datetime, who: str
 ) -> None:
-    """Store the ending, settle the step, and advance the run, all in the caller's transaction."""
+    """Store the ending, settle the step, and advance the run, all in the caller's transaction.
+
+    Whatever is wrong with what follows, the ending is kept: a step that was played is not played again for it.
+    """
     end_attempt(session, attempt, ending, now=now, who=who)
     step = attempt.step
+
+    def settled() -> bool:
+        _settle(session, step, attempt, ending, now)
+        return False
+
+    or_break_off(session, step.run, now, settled)
+    advance(session, installation, step.run, now)
+
+
+def _settle(session: Session, step: Step, attempt: Attempt, ending: Ending, now: datetime) -> None:
     declared = workflow_of(step.run).chain[step.position]
     if not isinstance(declared, PlaybookStep):
         raise WrongState(f"step {step.label} of run {step.run_id} is of kind {declared.kind}, which has no attempts")
-    _settle(session, step, declared, attempt, ending, now)
-    Advance(session, installation, step.run, now).go()
-
-
-def _settle(
-    session: Session, step: Step, declared: PlaybookStep, attempt: Attempt, ending: Ending, now: datetime
-) -> None:
     if ending.state is AttemptState.SUCCEEDED:
         step.outputs = ending.outputs or {}
         move_step(session, step, StepState.SUCCEEDED, now=now)

@@ -55,7 +55,8 @@ def describe(run: Run) -> dict[str, Json]:
 def outputs(steps: Iterable[Step]) -> dict[str, Json]:
     """Outputs by key, later steps winning, and by step. A step's name wins over an equal key.
 
-    A step with a matrix gives each of its keys as a map from the instance's label to the value.
+    A step with a matrix gives each of its keys as a map from the instance's label to the value. Approvals and messages
+    are found by their step's name alone.
     """
     flat: dict[str, Json] = {}
     by_step: dict[str, Json] = {}
@@ -66,11 +67,14 @@ def outputs(steps: Iterable[Step]) -> dict[str, Json]:
             values = step.outputs or {}
             if step.instance:
                 own[step.instance] = values
+                if step.kind != "playbook":
+                    continue
                 for key, value in values.items():
                     gathered.setdefault(key, {})[step.instance] = value
             else:
                 own.update(values)
-                flat.update(values)
+                if step.kind == "playbook":
+                    flat.update(values)
         flat.update(gathered)
         by_step[name] = own
     return {**flat, **by_step}

@@ -10,14 +10,14 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from relengq.engine.advance import Advance
+from relengq.engine.advance import advance
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
-from relengq.errors import BrokerUnavailable, NotFound, WrongState, did_you_mean
+from relengq.errors import BrokerUnavailable, NotFound, UsageFault, WrongState, did_you_mean
 from relengq.models import Run, Step
-from relengq.runs.attempts import cancel_queued, queue_attempt, stop_running
+from relengq.runs.attempts import cancel_queued, queue_attempt, queued_runs, stop_running
 from relengq.runs.moves import move_run, move_step, record
-from relengq.states import RunState, StepState
+from relengq.states import AttemptState, RunState, StepState
 
 _log = structlog.get_logger(__name__)
 
@@ -31,8 +31,10 @@ def _act(installation: Installation, run_id: str, action: Action) -> None:
         if run is None:
             raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
         action(session, run, installation.database.now(session))
+        session.flush()
+        queued = queued_runs(session) | {run_id}
     try:
-        send_due(installation)
+        send_due(installation, queued)
     except BrokerUnavailable as error:
         _log.warning("broker.away", run_id=run_id, error=str(error))
 
@@ -73,7 +75,7 @@ def stop_in(session: Session, installation: Installation, run: Run, *, result: s
     run.held = False
     if run.state is RunState.HELD:
         move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now)
-    Advance(session, installation, run, now).go()
+    advance(session, installation, run, now)
 
 
 def _stop_steps(session: Session, run: Run, *, final: bool, now: datetime, who: str) -> None:
@@ -111,7 +113,7 @@ def approve(
 
     def action(session: Session, run: Run, now: datetime) -> None:
         step = waiting_approval(run, step_name)
-        decided.append(step.name)
+        decided.append(step.label)
         record(session, run, "approved" if accepted else "rejected", now=now, who=who, note=note, step=step)
         step.outputs = {
             "approved": accepted,
@@ -124,7 +126,7 @@ def approve(
         else:
             reason = f"rejected by {who}" + (f": {note}" if note else "")
             move_step(session, step, StepState.FAILED, now=now, reason=reason, who=who)
-        Advance(session, installation, run, now).go()
+        advance(session, installation, run, now)
 
     _act(installation, run_id, action)
     return decided[0]
@@ -132,14 +134,21 @@ def approve(
 
 def waiting_approval(run: Run, step_name: str | None) -> Step:
     """The step of the run that waits for approval. Raises NotFound or WrongState."""
-    names = {step.name for step in run.steps if step.kind == "approval"}
-    if step_name and step_name not in {step.name for step in run.steps}:
+    names = {step.label for step in run.steps if step.kind == "approval"}
+    if step_name and step_name not in {name for step in run.steps for name in (step.name, step.label)}:
         raise NotFound(f"Run {run.id} has no step '{step_name}'.", hint=did_you_mean(step_name, names))
-    for step in run.steps:
-        if step.kind == "approval" and step.state is StepState.WAITING and step_name in (None, step.name):
-            return step
-    what = f"Step '{step_name}'" if step_name else f"Run {run.id}"
-    raise WrongState(f"{what} does not wait for approval.", hint=f"See 'relengq status {run.id}'.")
+    waiting = [
+        step
+        for step in run.steps
+        if step.kind == "approval" and step.state is StepState.WAITING and step_name in (None, step.name, step.label)
+    ]
+    if not waiting:
+        what = f"Step '{step_name}'" if step_name else f"Run {run.id}"
+        raise WrongState(f"{what} does not wait for approval.", hint=f"See 'relengq status {run.id}'.")
+    if len(waiting) > 1:
+        labels = ", ".join(f"'{step.label}'" for step in waiting)
+        raise UsageFault(f"Several steps of run {run.id} wait for approval: {labels}.", hint="Name one of them.")
+    return waiting[0]
 
 
 def hold(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:
@@ -172,6 +181,9 @@ def release(installation: Installation, run_id: str, *, who: str, note: str | No
         run.held = False
         if run.state is RunState.HELD:
             move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now, who=who)
+        for attempt in [attempt for step in run.steps for attempt in step.attempts]:
+            if attempt.state is AttemptState.QUEUED:
+                attempt.sent_at = None  # its delivery may have been refused while the run was held
         for step in lost:
             if fail:
                 move_step(
@@ -184,6 +196,6 @@ def release(installation: Installation, run_id: str, *, who: str, note: str | No
                 )
             else:
                 queue_attempt(session, step, queue=step.queue or "default", now=now, due_at=now)
-        Advance(session, installation, run, now).go()
+        advance(session, installation, run, now)
 
     _act(installation, run_id, action)

@@ -23,15 +23,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Keeper:
-    """Renews a lease while the ``with`` block lasts. ``stop()`` says whether, and why, the play must end."""
+    """Renews a lease while the ``with`` block lasts. ``stop()`` says whether, and why, the play must end.
 
-    def __init__(self, installation: Installation, claim: Claim) -> None:
+    ``since`` is the monotonic time at which the claim was asked for: the lease cannot have begun before.
+    """
+
+    def __init__(self, installation: Installation, claim: Claim, since: float) -> None:
         self._installation = installation
         self._claim = claim
         self._lease = installation.settings.lease_seconds
         self._reason: Stop | None = None
         self._over = threading.Event()
-        self._renewed = time.monotonic()
+        self._renewed = since
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{claim.attempt_id}", daemon=True)
 
     def __enter__(self) -> Keeper:
@@ -64,8 +67,9 @@ class Keeper:
                 now = self._installation.database.now(session)
                 reason = renew(session, self._claim, now=now, lease=timedelta(seconds=self._lease))
         except StaleAttempt as error:
-            _log.error("lease.taken_away", run_id=self._claim.run_id, error=str(error))
-            self._reason = Stop.LOST
+            if not self._over.is_set():  # else it has just ended, and that is why
+                _log.error("lease.taken_away", run_id=self._claim.run_id, error=str(error))
+                self._reason = Stop.LOST
         except DatabaseUnavailable as error:
             _log.warning("lease.database_away", run_id=self._claim.run_id, error=str(error))
         else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import product
 
@@ -14,8 +15,8 @@ from relengq.workflows import INSTANCE_LIMIT
 _LABEL_CHARACTERS = 200
 
 
-def instances(matrix: Mapping[str, Json], context: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """One map of names to values for each combination, in the order written; equal ones once.
+def instances(matrix: Mapping[str, Json], context: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """One map of names to values for each combination, by its label, in the order written; equal ones once.
 
     Raises ExpressionFault when an axis is not a list or there are too many combinations.
     """
@@ -32,11 +33,21 @@ def instances(matrix: Mapping[str, Json], context: Mapping[str, Json]) -> list[d
     made: dict[str, dict[str, Json]] = {}
     for combination in product(*axes):
         values_of = dict(combination)
-        made.setdefault(label(values_of), values_of)
-    return list(made.values())
+        name = base = label(values_of)
+        again = 1
+        # Other values may read the same (1 and "1", or what was cut): nobody's work is left out for that.
+        while name in made and _exact(made[name]) != _exact(values_of):
+            again += 1
+            name = f"{base[: _LABEL_CHARACTERS - 10]} ~{again}"
+        made.setdefault(name, values_of)
+    return made
 
 
 def label(values: Mapping[str, Json]) -> str:
     """How an instance is named: its values, with commas between (``x86_64, server``)."""
-    text = ", ".join(value if isinstance(value, str) else str(value) for value in values.values())
+    text = ", ".join(value if isinstance(value, str) else json.dumps(value) for value in values.values())
     return text[:_LABEL_CHARACTERS] or "-"
+
+
+def _exact(values: Mapping[str, Json]) -> str:
+    return json.dumps(values, sort_keys=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from relengq.documents import Json
 from relengq.engine.installation import Installation
-from relengq.engine.start import Repeat, Started, Trigger, first_steps, sent, start_in
+from relengq.engine.start import Repeat, Started, Trigger, commit, first_steps, order
 from relengq.errors import NotFound, Refused, WrongState, did_you_mean
 from relengq.models import Run, Step
 from relengq.runs.create import NewStep
@@ -34,7 +34,7 @@ def rerun(
     before the first failure. ``same`` repeats the workflow and the content that the run was bound to, ``latest`` takes
     the site as it is now. Raises NotFound, WrongState, Refused, InputFault or SiteFault.
     """
-    with installation.database.write() as session:
+    with installation.database.read() as session:
         origin = session.get(Run, run_id)
         if origin is None:
             raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
@@ -42,12 +42,10 @@ def rerun(
             raise WrongState(f"Run {origin.id} is still {origin.state}.", hint="Cancel it, or wait until it is over.")
         workflow = workflow_of(origin) if revision == "same" else installation.site.workflow(origin.workflow)
         steps = _steps(origin, workflow, from_step, failed)
-        commit, dirty = _revision(installation, origin, revision)
-        repeat = Repeat(origin.id, "failed" if failed else from_step, steps, commit, dirty)
-        given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
-        now = installation.database.now(session)
-        run, fresh = start_in(session, installation, workflow, given, trigger, now, repeat)
-    return sent(installation, run, fresh)
+    commit_of, dirty = _revision(installation, origin, revision)
+    repeat = Repeat(origin.id, "failed" if failed else from_step, steps, commit_of, dirty)
+    given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
+    return commit(installation, order(installation, workflow, given, repeat), trigger)
 
 
 def _revision(installation: Installation, origin: Run, revision: Which) -> tuple[str | None, bool]:
@@ -99,7 +97,12 @@ def _first_failed(origin: Run) -> str:
 
 def _kept(origin: Run, step: NewStep, rows: Sequence[Step]) -> list[NewStep]:
     unfinished = [row for row in rows if not row.state.final]
-    if not rows or unfinished or any(row.state is StepState.CANCELLED for row in rows):
+    broken = [
+        row
+        for row in rows
+        if row.state is StepState.CANCELLED or (row.state is StepState.FAILED and not row.allow_failure)
+    ]
+    if not rows or unfinished or broken:
         raise WrongState(
             f"Step '{step.name}' of run {origin.id} has no result to keep.",
             hint=f"Repeat from it or from a step before it: relengq rerun {origin.id} --from {step.name}",

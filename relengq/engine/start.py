@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from relengq.documents import Json
-from relengq.engine.advance import Advance
+from relengq.engine.advance import advance
 from relengq.engine.control import cancel_in
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
@@ -23,6 +23,7 @@ from relengq.expressions import render
 from relengq.inputs import check_inputs, mask
 from relengq.models import Run
 from relengq.runs import groups
+from relengq.runs.attempts import queued_runs
 from relengq.runs.create import NewRun, NewStep, create
 from relengq.runs.moves import move_run
 from relengq.states import RunState
@@ -66,20 +67,52 @@ class Repeat:
     dirty: bool
 
 
+@dataclass(frozen=True)
+class Order:
+    """A start that has been checked: everything that takes time is done before the transaction begins."""
+
+    workflow: Workflow
+    shown: dict[str, Json]
+    """The inputs, secret ones masked."""
+    sealed: bytes | None
+    steps: tuple[NewStep, ...]
+    revision: str | None
+    dirty: bool
+    origin_id: str | None = None
+    origin_from: str | None = None
+
+
+def order(
+    installation: Installation, workflow: Workflow, given: Mapping[str, object], repeat: Repeat | None = None
+) -> Order:
+    """Check the inputs, seal the secret ones, and look at which commit the site is. Raises InputFault or SiteFault."""
+    values = check_inputs(workflow.inputs, given)
+    hidden = {name: value for name, value in values.items() if workflow.inputs[name].secret}
+    shown, sealed = mask(workflow.inputs, values), installation.secrets.seal(hidden)
+    if repeat is not None:
+        return Order(
+            workflow, shown, sealed, repeat.steps, repeat.revision, repeat.dirty, repeat.origin_id, repeat.origin_from
+        )
+    found = installation.revision()
+    commit, dirty = (found.commit, found.dirty) if found else (None, False)
+    return Order(workflow, shown, sealed, first_steps(workflow), commit, dirty)
+
+
 def start(installation: Installation, workflow_name: str, given: Mapping[str, object], trigger: Trigger) -> Started:
     """Start a workflow. Raises NotFound, SiteFault, InputFault, Refused or DatabaseUnavailable."""
     workflow = installation.site.workflow(workflow_name)
+    return commit(installation, order(installation, workflow, given), trigger)
+
+
+def commit(installation: Installation, ordered: Order, trigger: Trigger) -> Started:
+    """Make the run in one transaction, send what it has queued, and say how it went."""
     with installation.database.write() as session:
-        now = installation.database.now(session)
-        run, fresh = start_in(session, installation, workflow, given, trigger, now)
-    return sent(installation, run, fresh)
-
-
-def sent(installation: Installation, run: Run, fresh: bool) -> Started:
-    """Send what a committed start has queued, and say how it went."""
+        run, fresh = start_in(session, installation, ordered, trigger, installation.database.now(session))
+        session.flush()
+        queued = queued_runs(session)
     away = None
     try:
-        send_due(installation, run_id=run.id)
+        send_due(installation, queued)
     except BrokerUnavailable as error:
         away = str(error)
         _log.warning("broker.away", run_id=run.id, error=str(error))
@@ -87,41 +120,32 @@ def sent(installation: Installation, run: Run, fresh: bool) -> Started:
 
 
 def start_in(
-    session: Session,
-    installation: Installation,
-    workflow: Workflow,
-    given: Mapping[str, object],
-    trigger: Trigger,
-    now: datetime,
-    repeat: Repeat | None = None,
+    session: Session, installation: Installation, ordered: Order, trigger: Trigger, now: datetime
 ) -> tuple[Run, bool]:
     """Make the run within the caller's transaction, and take it as far as it goes without a worker.
 
     The caller commits, and then calls ``dispatch.send_due``.
     """
     _refuse_flood(session, installation)
-    values = check_inputs(workflow.inputs, given)
-    shown = mask(workflow.inputs, values)
-    hidden = {name: value for name, value in values.items() if workflow.inputs[name].secret}
-    revision = installation.revision() if repeat is None else None
+    workflow = ordered.workflow
     run, fresh = create(
         session,
         NewRun(
             workflow=workflow.name,
             definition=dumped(workflow),
-            steps=repeat.steps if repeat else first_steps(workflow),
+            steps=ordered.steps,
             trigger_kind=trigger.kind,
             trigger_key=_unique(trigger, workflow.name),
             trigger=trigger.detail,
             who=trigger.who,
-            inputs=shown,
-            sealed_inputs=installation.secrets.seal(hidden),
-            revision=repeat.revision if repeat else (revision.commit if revision else None),
-            dirty=repeat.dirty if repeat else bool(revision and revision.dirty),
-            group_name=_group(workflow, shown, trigger),
+            inputs=ordered.shown,
+            sealed_inputs=ordered.sealed,
+            revision=ordered.revision,
+            dirty=ordered.dirty,
+            group_name=_group(workflow, ordered.shown, trigger),
             deadline=now + timedelta(seconds=workflow.timeout) if workflow.timeout else None,
-            origin_id=repeat.origin_id if repeat else None,
-            origin_from=repeat.origin_from if repeat else None,
+            origin_id=ordered.origin_id,
+            origin_from=ordered.origin_from,
         ),
         now=now,
     )
@@ -148,7 +172,7 @@ def _enter(session: Session, installation: Installation, run: Run, workflow: Wor
         if busy:
             for other in _others(session, run):
                 cancel_in(session, installation, other, who=f"run {run.id}", now=now, note="replaced by a newer run")
-    Advance(session, installation, run, now).go()
+    advance(session, installation, run, now)
 
 
 def _others(session: Session, run: Run) -> list[Run]:
@@ -158,6 +182,8 @@ def _others(session: Session, run: Run) -> list[Run]:
             select(Run)
             .where(Run.group_name == run.group_name, Run.id != run.id, Run.state.in_(unfinished))
             .order_by(Run.id)
+            .with_for_update()
+            .execution_options(populate_existing=True)
         )
     )
 

@@ -2,7 +2,8 @@
 """The only door to ansible-runner: an order goes in, output and task results come out, and an outcome."""
 
 from relengq.execution.door import play
+from relengq.execution.masking import Mask
 from relengq.execution.order import Outcome, PlayOrder, Sink, Stop
 from relengq.logs import TaskOutcome
 
-__all__ = ["Outcome", "PlayOrder", "Sink", "Stop", "TaskOutcome", "play"]
+__all__ = ["Mask", "Outcome", "PlayOrder", "Sink", "Stop", "TaskOutcome", "play"]

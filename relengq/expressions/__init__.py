@@ -9,6 +9,7 @@ type of its value. What comes out is never templated again.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ LENGTH_LIMIT = 10_000
 DEPTH_LIMIT = 100
 """How deep a value that an expression makes may be nested."""
 _SHOWN = 100
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 Context = Mapping[str, object]
 
@@ -216,11 +218,13 @@ def _text(value: Json) -> str:
 def _data(value: object, depth: int = 0) -> Json:
     """The value as plain data of its own; raises ExpressionFault for what JSON cannot hold."""
     if isinstance(value, Undefined):
-        raise UndefinedError
+        str(value)  # says what is undefined, by raising
     if depth > DEPTH_LIMIT:
         raise ExpressionFault(f"its value is nested deeper than the limit of {DEPTH_LIMIT}")
     if isinstance(value, str):
         spend(len(value))
+        if _UNSTORABLE.search(value):
+            raise ExpressionFault("its value has a NUL or half a character, which no database keeps")
         return str(value)
     spend(1)
     if value is None or isinstance(value, bool | int):

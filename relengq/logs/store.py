@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from relengq.errors import StaleAttempt
 from relengq.models import Attempt, Base, OutputChunk, Progress, TaskResult
+from relengq.states import AttemptState
 
 CHUNK_BYTES = 1 << 20
 """Output bytes in one chunk at most, before compression: what a reader has in memory."""
@@ -55,10 +56,10 @@ def start(session: Session, attempt_id: int) -> Start:
 
 
 def check_fence(session: Session, attempt_id: int, fence: int) -> None:
-    """Raise StaleAttempt when the attempt has been claimed again since."""
-    held = session.scalar(select(Attempt.fence).where(Attempt.id == attempt_id))
-    if held != fence:
-        raise StaleAttempt(f"Attempt {attempt_id} is held under fence {held}, not {fence}.")
+    """Raise StaleAttempt when the attempt has ended for the others, or has been claimed again since."""
+    row = session.execute(select(Attempt.fence, Attempt.state).where(Attempt.id == attempt_id)).one_or_none()
+    if row is None or row.fence != fence or row.state is not AttemptState.RUNNING:
+        raise StaleAttempt(f"Attempt {attempt_id} is no longer held under fence {fence}.")
 
 
 def write(session: Session, batch: Batch) -> None:

@@ -6,6 +6,7 @@ The row decides who plays an attempt, never the broker: a task that is delivered
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,6 +18,9 @@ from relengq.errors import StaleAttempt
 from relengq.models import Attempt, Run, Step
 from relengq.runs.moves import move_attempt, move_run, move_step
 from relengq.states import AttemptState, RunState, StepState
+
+_QUEUED = "relengq.queued_runs"
+"""Where a session keeps the runs that it has queued attempts for."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,38 @@ def queue_attempt(
         due_at=due_at,
     )
     session.add(attempt)
+    session.info.setdefault(_QUEUED, set()).add(step.run_id)
     move_step(session, step, StepState.QUEUED, now=now, reason=reason)
     return attempt
 
 
-def claim(session: Session, attempt_id: int, who: WorkerIdentity, *, now: datetime, lease: timedelta) -> Claim | None:
-    """Take an attempt, or None when it is taken, ended, not due, or its run is on hold."""
+def queued_runs(session: Session) -> set[str]:
+    """The runs for which this session has queued attempts: what to send after its commit."""
+    return set(session.info.get(_QUEUED, ()))
+
+
+def claim(
+    session: Session,
+    attempt_id: int,
+    who: WorkerIdentity,
+    *,
+    clock: Callable[[Session], datetime],
+    lease: timedelta,
+) -> Claim | None:
+    """Take an attempt, or None when it is taken, ended, not due, or its run is on hold.
+
+    The lease begins when the run's lock has been had, which ``clock`` is asked for: waiting for it must not eat it up.
+    """
     found = session.get(Attempt, attempt_id)
     if found is None:
         return None
     run = session.get_one(Run, found.run_id, with_for_update=True)
-    if run.held or run.state.final:
+    session.refresh(found)
+    now = clock(session)
+    if found.state is AttemptState.QUEUED and run.state.final:
+        move_attempt(session, found, AttemptState.CANCELLED, now=now)
+        return None
+    if run.held:
         found.sent_at = None
         return None
     taken = session.execute(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from collections.abc import Collection
+
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -30,20 +32,16 @@ def take(session: Session, run: Run) -> str | None:
     """Let the run hold its group. Returns None when it does, else the id of the run that is before it."""
     if run.group_name is None:
         return None
-    held_by = holder(session, run.group_name)
-    if held_by == run.id:
-        return None
-    if held_by is not None:
-        return held_by
-    first = first_in_line(session, run.group_name)
-    if first is not None and first < run.id:
-        return first
-    try:
-        with session.begin_nested():
-            session.add(GroupHolder(name=run.group_name, run_id=run.id))
-    except IntegrityError:
-        return holder(session, run.group_name)
-    return None
+    while (held_by := holder(session, run.group_name)) is None:
+        first = first_in_line(session, run.group_name)
+        if first is not None and first < run.id:
+            return first
+        try:
+            with session.begin_nested():
+                session.add(GroupHolder(name=run.group_name, run_id=run.id))
+        except IntegrityError:
+            continue  # another run was quicker: ask again who holds it
+    return None if held_by == run.id else held_by
 
 
 def reason(group: str, ahead: str) -> str:
@@ -51,16 +49,13 @@ def reason(group: str, ahead: str) -> str:
     return f"concurrency group {group} is held by run {ahead}"
 
 
-def tell_waiting(session: Session, group: str, ahead: str) -> None:
-    """Let the runs that still wait name the new holder of their group as the reason."""
-    session.execute(
-        update(Run)
-        .where(Run.group_name == group, Run.state == RunState.QUEUED, Run.id != ahead)
-        .values(reason=reason(group, ahead))
-        .execution_options(synchronize_session="fetch")
-    )
+def holders(session: Session, names: Collection[str]) -> dict[str, str]:
+    """Which run holds each of these groups just now; free ones are left out."""
+    rows = session.execute(select(GroupHolder.name, GroupHolder.run_id).where(GroupHolder.name.in_(names)))
+    return {row.name: row.run_id for row in rows}
 
 
-def give_back(session: Session, run: Run) -> None:
-    """Let go of the group, if the run holds it."""
-    session.execute(delete(GroupHolder).where(GroupHolder.run_id == run.id))
+def give_back(session: Session, run: Run) -> bool:
+    """Let go of the group. Returns whether the run held it."""
+    held = delete(GroupHolder).where(GroupHolder.run_id == run.id).returning(GroupHolder.name)
+    return session.execute(held).one_or_none() is not None

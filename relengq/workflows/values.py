@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from relengq.documents import Json
+from relengq.errors import ExpressionFault
 from relengq.expressions import is_template, unwrap
 
 INSTANCE_LIMIT = 256
@@ -57,6 +58,14 @@ def _template(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a string that is not empty; it may have {{ … }}")
     return value
+
+
+def queue_name(value: object) -> str:
+    """The value as a queue's name. Raises ExpressionFault when it is none: expressions may render anything."""
+    text = value if isinstance(value, str) else str(value)
+    if not re.fullmatch(_QUEUE, text):
+        raise ExpressionFault(f"'{text[:100]}' is no name of a queue: letters, digits, '.', '_' and '-', at most 100.")
+    return text
 
 
 def _queue(value: object) -> str:

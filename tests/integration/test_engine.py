@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from relengq.engine import control
+from relengq.engine import clock, control
+from relengq.engine.advance import Advance
 from relengq.engine.rerun import rerun
 from relengq.engine.start import Trigger
-from relengq.errors import InputFault, NotFound, Refused, StaleAttempt, WrongState
+from relengq.errors import InputFault, NotFound, Refused, StaleAttempt, UsageFault, WrongState
 from relengq.models import Attempt, History, Run, Step
 from relengq.runs.attempts import renew
 from relengq.states import RunState
 from relengq.testing import Bench
+from relengq.workflows import Workflow
 
 MakeBench = Callable[..., Bench]
 
@@ -515,6 +517,130 @@ def test_an_edit_of_the_file_does_not_reach_a_run(make_bench: MakeBench, site: P
     assert bench.play() == "chain: two #1"
     assert bench.steps(bench.start("chain")) == {"other": "queued"}
     assert bench.run(run_id).state is RunState.RUNNING
+
+
+def test_values_that_read_alike_are_different_instances(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        wide="""
+        inputs: {values: {type: list, default: ["x", "x, y"]}}
+        steps:
+          - {name: mixed, playbook: hello.yml, matrix: {a: [1, "1"]}}
+          - {name: product, playbook: hello.yml, matrix: {a: "{{ inputs['values'] }}", b: ["y, z", z]}}
+        """
+    )
+    run_id = bench.start("wide")
+    assert set(bench.steps(run_id)) == {"mixed [1]", "mixed [1 ~2]", "product"}
+    bench.play()
+    bench.play()
+    assert len([label for label in bench.steps(run_id) if label.startswith("product")]) == 4
+
+
+def test_a_rendered_queue_must_be_a_name(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        chain="""
+        inputs: {where: {type: string}}
+        steps: [{name: one, playbook: hello.yml, queue: "{{ inputs.where }}"}]
+        """
+    )
+    for where in ("", "amq.gen/*", "x" * 300, "a b"):
+        run = bench.run(bench.start("chain", where=where))
+        assert run.state == "failed"
+        assert "is no name of a queue" in (run.reason or "")
+
+
+def test_an_expression_cannot_make_what_no_database_keeps(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        chain="""
+        inputs: {x: {type: string}}
+        steps: [{name: one, playbook: hello.yml, matrix: {a: "{{ inputs.x | from_json }}"}}]
+        """
+    )
+    run = bench.run(bench.start("chain", x='["a\\u0000"]'))
+    assert run.state == "failed"
+    assert "NUL" in (run.reason or "")
+
+
+def test_a_bug_in_what_follows_does_not_lose_an_ending(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(chain="concurrency: {group: g}" + textwrap.dedent(CHAIN))
+    run_id, next_id = bench.start("chain"), bench.start("chain")
+    held = bench.claim()
+    assert held is not None
+
+    def broken(self: Advance) -> None:
+        if self.run.id == run_id:
+            raise KeyError("a bug")
+        proper(self)
+
+    proper = Advance.go
+    monkeypatch.setattr(Advance, "go", broken)
+    bench.finish(held)
+    run = bench.run(run_id)
+    assert run.state == "failed"
+    assert "a bug in relengq, KeyError" in (run.reason or "")
+    assert bench.steps(run_id) == {"one": "succeeded", "two": "skipped", "report": "skipped"}
+    assert [attempt.state for attempt in run.steps[0].attempts] == ["succeeded"]
+    assert bench.play() == "chain: one #1", "the group has gone to the next run"
+    assert bench.run(next_id).state == "running"
+
+
+def test_one_run_that_cannot_go_on_stops_no_other(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(release=APPROVAL)
+    bad, good = bench.start("release"), bench.start("release")
+    with bench.installation.database.write() as session:
+        session.execute(update(Step).where(Step.kind == "approval").values(due_at=Step.started_at))
+    proper = clock.workflow_of
+
+    def broken(run: Run) -> Workflow:
+        if run.id == bad:
+            raise ValueError("a definition that this version refuses")
+        return proper(run)
+
+    monkeypatch.setattr(clock, "workflow_of", broken)
+    bench.tick()
+    assert bench.run(good).state == "failed"
+    assert "nobody answered" in (bench.run(good).reason or "")
+    assert bench.run(bad).state == "failed"
+
+
+def test_many_runs_that_end_at_once_leave_their_group(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        chain="""
+        concurrency: {group: g}
+        inputs: {play: {type: bool, default: false}}
+        steps: [{name: one, playbook: hello.yml, when: inputs.play}]
+        """
+    )
+    first = bench.start("chain", play=True)
+    others = [bench.start("chain") for _ in range(60)]
+    control.cancel(bench.installation, first, who="alice")
+    for _ in range(5):
+        bench.tick()
+    assert {bench.run(each).state for each in others} == {RunState.SUCCEEDED}
+
+
+def test_rerun_from_behind_a_failed_step_is_refused(make_bench: MakeBench) -> None:
+    bench = make_bench(chain=CHAIN)
+    origin = bench.start("chain")
+    bench.play(state="failed", message="no disk")
+    bench.play()
+    with pytest.raises(WrongState, match="has no result to keep"):
+        rerun(bench.installation, origin, trigger=Trigger("person", "alice"), from_step="two")
+
+
+def test_an_approval_with_a_matrix_is_decided_by_instance(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        release="""
+        steps: [{name: go, approval: {note: "Release {{ matrix.arch }}?"}, matrix: {arch: [x86_64, aarch64]}}]
+        """
+    )
+    run_id = bench.start("release")
+    assert bench.run(run_id).steps[0].reason == "approval: Release aarch64?"
+    with pytest.raises(UsageFault, match="Several steps"):
+        bench.decide(run_id)
+    assert bench.decide(run_id, "go [x86_64]") == "go [x86_64]"
+    assert bench.decide(run_id, "go") == "go [aarch64]"
+    assert bench.run(run_id).state == "succeeded"
+    assert bench.run(run_id).outputs == {}, "a decision is no output of the run"
 
 
 def test_history_says_who_did_what(make_bench: MakeBench) -> None:
