@@ -15,7 +15,7 @@ from relengq.cli.given import gather
 from relengq.cli.parameters import input_option, json_option, run_argument
 from relengq.cli.screen import print_json, warn
 from relengq.cli.setup import Setup, pass_setup
-from relengq.engine.rerun import rerun
+from relengq.engine.rerun import rerun, usual_revision
 from relengq.engine.start import Started, start
 from relengq.errors import UsageFault
 from relengq.states import RunState
@@ -74,14 +74,15 @@ def run_command(
 @click.option("--from", "from_step", metavar="STEP", help="Keep the steps before this one, with their outputs.")
 @click.option("--failed", is_flag=True, help="Keep every step and matrix instance that succeeded before the failure.")
 @click.option(
-    "--revision", type=click.Choice(["same", "latest"]), default="same", show_default=True,
-    help="The workflow and playbooks as they were, or as they are now.",
+    "--revision", type=click.Choice(["same", "latest"]),
+    help="The workflow and playbooks as they were, or as they are now. Default: same; latest where the run was played "
+    "from uncommitted changes.",
 )  # fmt: skip
 @click.option("-f", "--follow", "following", is_flag=True, help="Show it until it is over. Ctrl-C leaves it running.")
 @json_option
 @pass_setup
 def rerun_command(
-    setup: Setup, run: str, from_step: str | None, failed: bool, revision: str, following: bool, as_json: bool
+    setup: Setup, run: str, from_step: str | None, failed: bool, revision: str | None, following: bool, as_json: bool
 ) -> int:
     """Start a run again: all of it, from a step, or what failed.
 
@@ -96,9 +97,9 @@ def rerun_command(
     if failed and from_step is not None:
         raise UsageFault("Give either --from or --failed.", hint="See 'relengq rerun --help'.")
     run_id, workflow = setup.find(run)
-    flow = workflow if revision == "same" else setup.installation.site.workflow(workflow.name)
+    which = cast("Literal['same', 'latest']", revision) if revision else usual_revision(setup.installation, run_id)
+    flow = workflow if which == "same" else setup.installation.site.workflow(workflow.name)
     access.require(setup.person, setup.settings, flow.access.launch, f"start workflow {flow.name}")
-    which = cast("Literal['same', 'latest']", revision)
     started = rerun(
         setup.installation, run_id, trigger=setup.trigger(), from_step=from_step, failed=failed, revision=which
     )

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from sqlalchemy.orm import Session
+
 from relengq.documents import Json
 from relengq.engine.installation import Installation
 from relengq.engine.start import Repeat, Started, Trigger, commit, first_steps, order
-from relengq.errors import NotFound, Refused, WrongState, did_you_mean
+from relengq.errors import NotFound, Refused, UsageFault, WrongState, did_you_mean
 from relengq.models import Run, Step
 from relengq.runs.create import NewStep
 from relengq.runs.definitions import workflow_of
@@ -31,13 +33,12 @@ def rerun(
     """Start a new run that names ``run_id`` as its origin, with the same inputs.
 
     ``from_step`` keeps the steps before that one; ``failed`` keeps every step and matrix instance that succeeded
-    before the first failure. ``same`` repeats the workflow and the content that the run was bound to, ``latest`` takes
-    the site as it is now. Raises NotFound, WrongState, Refused, InputFault or SiteFault.
+    before the first failure, and where only ``finally`` failed the whole chain. ``same`` repeats the workflow and the
+    content that the run was bound to, ``latest`` takes the site as it is now. Raises NotFound, WrongState, Refused,
+    UsageFault or SiteFault.
     """
     with installation.database.read() as session:
-        origin = session.get(Run, run_id)
-        if origin is None:
-            raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+        origin = _origin(session, run_id)
         if not origin.state.final:
             raise WrongState(f"Run {origin.id} is still {origin.state}.", hint="Cancel it, or wait until it is over.")
         workflow = workflow_of(origin) if revision == "same" else installation.site.workflow(origin.workflow)
@@ -46,6 +47,22 @@ def rerun(
     repeat = Repeat(origin.id, "failed" if failed else from_step, steps, commit_of, dirty)
     given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
     return commit(installation, order(installation, workflow, given, repeat), trigger)
+
+
+def usual_revision(installation: Installation, run_id: str) -> Which:
+    """What a rerun takes when nobody says: the same, or the latest where the same cannot be had again.
+
+    That is so when the run was played from a site with uncommitted changes. Raises NotFound.
+    """
+    with installation.database.read() as session:
+        return "latest" if _origin(session, run_id).dirty else "same"
+
+
+def _origin(session: Session, run_id: str) -> Run:
+    origin = session.get(Run, run_id)
+    if origin is None:
+        raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+    return origin
 
 
 def _revision(installation: Installation, origin: Run, revision: Which) -> tuple[str | None, bool]:
@@ -62,19 +79,21 @@ def _revision(installation: Installation, origin: Run, revision: Which) -> tuple
 
 def _steps(origin: Run, workflow: Workflow, from_step: str | None, failed: bool) -> tuple[NewStep, ...]:
     fresh = first_steps(workflow)
+    names = [step.name for step in fresh if not step.final]
     if failed:
         begin = _first_failed(origin)
     elif from_step is not None:
         begin = from_step
     else:
         return fresh
-    names = [step.name for step in fresh if not step.final]
-    if begin not in names:
+    if begin in {step.name for step in fresh if step.final}:
+        raise UsageFault(f"Step '{begin}' belongs to finally, which every run plays.", hint="Name a step of the chain.")
+    if begin is not None and begin not in names:
         raise NotFound(f"Workflow {workflow.name} has no step '{begin}'.", hint=did_you_mean(begin, names))
     steps: list[NewStep] = []
     for step in fresh:
         rows = [row for row in origin.steps if row.name == step.name and not row.final]
-        if step.final or step.position > names.index(begin):
+        if step.final or (begin is not None and step.position > names.index(begin)):
             steps.append(step)
         elif step.name == begin:
             steps += _begun(step, rows) if failed else [step]
@@ -83,12 +102,15 @@ def _steps(origin: Run, workflow: Workflow, from_step: str | None, failed: bool)
     return tuple(steps)
 
 
-def _first_failed(origin: Run) -> str:
+def _first_failed(origin: Run) -> str | None:
+    """The first step of the chain that failed; None when only steps of ``finally`` did."""
     for row in sorted(origin.steps, key=lambda step: (step.position, step.instance)):
         if not row.final and row.state not in (StepState.SUCCEEDED, StepState.SKIPPED):
             if row.state is StepState.FAILED and row.allow_failure:
                 continue
             return row.name
+    if any(row.final and row.state is StepState.FAILED for row in origin.steps):
+        return None
     raise WrongState(
         f"Run {origin.id} has no failed step; it {origin.state}.",
         hint="Leave --failed out to repeat the whole run.",

@@ -618,6 +618,21 @@ def test_many_runs_that_end_at_once_leave_their_group(make_bench: MakeBench) -> 
     assert {bench.run(each).state for each in others} == {RunState.SUCCEEDED}
 
 
+def test_rerun_failed_plays_finally_alone_when_only_that_failed(make_bench: MakeBench) -> None:
+    bench = make_bench(chain=CHAIN)
+    origin = bench.start("chain")
+    bench.play()
+    bench.play()
+    bench.play(state="failed", message="mail is away")
+    trigger = Trigger("person", "alice")
+    again = rerun(bench.installation, origin, trigger=trigger, failed=True).run_id
+    assert bench.steps(again) == {"one": "succeeded", "two": "succeeded", "report": "queued"}
+    bench.play()
+    assert bench.run(again).state == "succeeded"
+    with pytest.raises(UsageFault, match="belongs to finally"):
+        rerun(bench.installation, origin, trigger=trigger, from_step="report")
+
+
 def test_rerun_from_behind_a_failed_step_is_refused(make_bench: MakeBench) -> None:
     bench = make_bench(chain=CHAIN)
     origin = bench.start("chain")
