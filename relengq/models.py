@@ -145,6 +145,8 @@ class Run(Base):
         Index("ix_runs_workflow", "workflow", "id"),
         Index("ix_runs_state", "state", "id"),
         Index("ix_runs_group", "group_name", "state"),
+        Index("ix_runs_who", "who", "id"),
+        Index("ix_runs_trigger", "trigger_kind", "id"),
     )
 
 

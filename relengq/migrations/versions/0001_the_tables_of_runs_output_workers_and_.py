@@ -99,6 +99,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_runs_group", ["group_name", "state"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_origin_id"), ["origin_id"], unique=False)
         batch_op.create_index("ix_runs_state", ["state", "id"], unique=False)
+        batch_op.create_index("ix_runs_trigger", ["trigger_kind", "id"], unique=False)
+        batch_op.create_index("ix_runs_who", ["who", "id"], unique=False)
         batch_op.create_index("ix_runs_workflow", ["workflow", "id"], unique=False)
 
     op.create_table(
@@ -273,6 +275,8 @@ def downgrade() -> None:
     op.drop_table("group_holders")
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.drop_index("ix_runs_workflow")
+        batch_op.drop_index("ix_runs_who")
+        batch_op.drop_index("ix_runs_trigger")
         batch_op.drop_index("ix_runs_state")
         batch_op.drop_index(batch_op.f("ix_runs_origin_id"))
         batch_op.drop_index("ix_runs_group")
