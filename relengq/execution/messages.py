@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 from collections.abc import Mapping
 
@@ -14,7 +15,12 @@ LONGEST = 10_000
 """Characters of a message that are kept; the output has the rest."""
 _DETAILS = ("message", "stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
 _NO_TRACEBACK = "(traceback unavailable)"
-_SAYS_LITTLE = re.compile(r"non-zero return code|MODULE FAILURE|Assertion failed|Unknown error|^$")
+_SAYS_LITTLE = re.compile(
+    r"(Failed: )?(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
+    r"|(MODULE FAILURE|Module result deserialization failed).*",
+    re.DOTALL,
+)
+"""Whole messages after which a person still does not know what happened."""
 _ANSIBLE_ERROR = re.compile(r"^(?:ERROR!|\[ERROR\]:) ?(.*)", re.MULTILINE | re.DOTALL)
 _ERROR_END = re.compile(r"\n(?:\n|PLAY RECAP|PLAY \[|TASK \[|\[WARNING\]|\[DEPRECATION)|\Z")
 
@@ -36,13 +42,17 @@ def failure_message(result: Mapping[str, object]) -> str:
     if "censored" in result:
         return _plain(result["censored"])
     message = _plain(result.get("msg", "")).strip()
-    if not _SAYS_LITTLE.search(message):
+    if not _SAYS_LITTLE.fullmatch(message):
         stderr = _plain(result.get("stderr", "")).strip()
         return f"{message}: {stderr}" if stderr and stderr not in message else message
-    for name in _DETAILS:
-        detail = _plain(result.get(name, "")).strip()
-        if detail and detail != _NO_TRACEBACK:
-            return f"{message.rstrip('.')}: {detail}" if message else detail
+    details = (_plain(result.get(name, "")).strip() for name in _DETAILS)
+    detail = next((each for each in details if each and each != _NO_TRACEBACK), "")
+    command = _command(result)
+    if command and message.startswith("Error executing command"):
+        # The module never began: its exception is a long traceback with one telling line.
+        detail = f"{_last_line(detail)} ({command})" if detail else command
+    if detail:
+        return f"{message.rstrip('.')}: {detail}" if message else detail
     return message or shortened(_plain(dict(result)))
 
 
@@ -74,6 +84,16 @@ def exit_message(return_code: int, tail: str) -> str:
     lines = tail.strip().splitlines()
     last = f" Its last line: {shortened(lines[-1].strip(), 500)}" if lines else ""
     return f"ansible-playbook ended with exit code {return_code}.{last}"
+
+
+def _command(result: Mapping[str, object]) -> str:
+    command = result.get("cmd")
+    return shlex.join(map(str, command)) if isinstance(command, list) else _plain(command or "")
+
+
+def _last_line(traceback: str) -> str:
+    """What a traceback ends with, without the exception's type and number."""
+    return re.sub(r"^[A-Za-z_.]+: (\[Errno \d+\] )?", "", traceback.splitlines()[-1].strip())
 
 
 def _plain(value: object) -> str:

@@ -5,6 +5,13 @@ import pytest
 
 from relengq.execution.messages import ansible_error, exit_message, failure_message, item_label, shortened
 
+NO_SUCH_PROGRAM = """\
+Traceback (most recent call last):
+  File "subprocess.py", line 1950, in _execute_child
+    raise child_exception_type(errno_num, err_msg, err_filename)
+FileNotFoundError: [Errno 2] No such file or directory: 'nosuchprogram'
+"""
+
 
 @pytest.mark.parametrize(
     ("result", "message"),
@@ -13,9 +20,26 @@ from relengq.execution.messages import ansible_error, exit_message, failure_mess
         ({"msg": "non-zero return code", "stderr": "disk full\n", "stdout": "x"}, "non-zero return code: disk full"),
         ({"msg": "non-zero return code", "stderr": "", "stdout": "bad"}, "non-zero return code: bad"),
         ({"msg": "MODULE FAILURE", "module_stderr": "Traceback"}, "MODULE FAILURE: Traceback"),
+        (
+            {"msg": "Module result deserialization failed: No start of json char found", "module_stderr": "no python"},
+            "Module result deserialization failed: No start of json char found: no python",
+        ),
         ({"msg": "Assertion failed", "assertion": "a == b"}, "Assertion failed: a == b"),
         ({"msg": "Failed: Unknown error.", "message": "no vault secrets"}, "Failed: Unknown error: no vault secrets"),
         ({"msg": "cannot", "stderr": "because"}, "cannot: because"),
+        (
+            {"msg": "Error executing command.", "cmd": "nosuchprogram --x", "rc": 2, "exception": NO_SUCH_PROGRAM},
+            "Error executing command: No such file or directory: 'nosuchprogram' (nosuchprogram --x)",
+        ),
+        (
+            {"msg": "Error executing command.", "cmd": ["a b", "c"], "exception": "(traceback unavailable)"},
+            "Error executing command: 'a b' c",
+        ),
+        (
+            {"msg": "c is DOOMED. non-zero return code", "assertion": "compose_pungi.rc == 0"},
+            "c is DOOMED. non-zero return code",
+        ),
+        ({"msg": "An Unknown error. See there", "stdout": "x"}, "An Unknown error. See there"),
         ({"msg": {"a": 1}}, '{"a": 1}'),
         ({"censored": "hidden", "changed": True}, "hidden"),
         ({"rc": 3}, '{"rc": 3}'),
