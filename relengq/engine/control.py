@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from relengq.engine.advance import advance
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
-from relengq.errors import BrokerUnavailable, NotFound, UsageFault, WrongState, did_you_mean
+from relengq.errors import NotFound, Unavailable, UsageFault, WrongState, did_you_mean
 from relengq.models import Run, Step
 from relengq.runs.attempts import cancel_queued, queue_attempt, queued_runs, stop_running
 from relengq.runs.moves import move_run, move_step, record
@@ -35,8 +35,8 @@ def _act(installation: Installation, run_id: str, action: Action) -> None:
         queued = queued_runs(session) | {run_id}
     try:
         send_due(installation, queued)
-    except BrokerUnavailable as error:
-        _log.warning("broker.away", run_id=run_id, error=str(error))
+    except Unavailable as error:  # what was asked for is done; the clock sends
+        _log.warning("dispatch.postponed", run_id=run_id, error=str(error))
 
 
 def cancel(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:

@@ -18,7 +18,7 @@ from relengq.engine.advance import advance
 from relengq.engine.control import cancel_in
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
-from relengq.errors import BrokerUnavailable, Refused
+from relengq.errors import Refused, Unavailable
 from relengq.expressions import render
 from relengq.inputs import check_inputs, mask
 from relengq.models import Run
@@ -113,9 +113,9 @@ def commit(installation: Installation, ordered: Order, trigger: Trigger) -> Star
     away = None
     try:
         send_due(installation, queued)
-    except BrokerUnavailable as error:
+    except Unavailable as error:  # the run is kept; the clock sends
         away = str(error)
-        _log.warning("broker.away", run_id=run.id, error=str(error))
+        _log.warning("dispatch.postponed", run_id=run.id, error=str(error))
     return Started(run.id, run.state, fresh, run.reason, away)
 
 
