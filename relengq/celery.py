@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP, task_message
 from celery.loaders.base import BaseLoader
 from celery.signals import setup_logging
 from kombu.exceptions import OperationalError as TransportError
@@ -92,7 +93,24 @@ class SiteLoader(BaseLoader):
         return configuration(Settings.load())
 
 
-app = Celery("relengq", loader=SiteLoader, include=["relengq.tasks", "relengq.presence"], set_as_current=False)
+class NamedTasks(AMQP):
+    """Names a task from its first event on as Flower shall show it.
+
+    Stock Celery says the shadow name only when a worker has taken the task; Flower shows what the last event said,
+    and the event of the sending may well come last.
+    """
+
+    def as_task_v2(self, *args: Any, **options: Any) -> task_message:
+        """Celery's own, with the shadow name in the event as well; the parameters are Celery's."""
+        message = super().as_task_v2(*args, **options)
+        if message.sent_event and message.headers.get("shadow"):
+            message.sent_event["name"] = message.headers["shadow"]
+        return message
+
+
+app = Celery(
+    "relengq", loader=SiteLoader, amqp=NamedTasks, include=["relengq.tasks", "relengq.presence"], set_as_current=False
+)
 
 
 @setup_logging.connect

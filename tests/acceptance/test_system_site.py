@@ -68,7 +68,7 @@ def test_a_run_is_bound_to_the_commit_of_its_site(running: System) -> None:
     dirty = running.run("say")
     assert _version(running, dirty) == "second", "what is not committed is played as it stands"
     assert running.get(dirty).dirty
-    refused = shell.run("rerun", dirty, code=4).stderr
+    refused = shell.run("rerun", dirty, "--revision", "same", code=4).stderr
     assert "uncommitted changes" in refused
 
     newer = _commit(running)
