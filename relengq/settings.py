@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from relengq.errors import Fault, SiteFault, did_you_mean
@@ -22,6 +26,7 @@ FILE = "relengq.toml"
 POOL_VARIABLE = "RELENGQ_POOL"
 """Environment variable with the name of the pool that a worker serves; ``relengq worker`` sets it."""
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
+_DATABASES = ("sqlite", "postgresql")
 _SOCKET_PATH_LIMIT = 100
 """A unix socket's path may have 107 bytes on Linux (unix(7)); a temporary name beside it must fit as well."""
 
@@ -94,6 +99,27 @@ class Settings(BaseSettings):
         description="Further settings that are handed to Celery as they are: [celery] worker_max_tasks_per_child = 50.",
     )
 
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name:
+            try:
+                ZoneInfo(name)
+            except (KeyError, ValueError, OSError):
+                hint = did_you_mean(name, available_timezones()) or "zones are named like 'Europe/Prague'"
+                raise ValueError(f"there is no time zone '{name}' ({hint})") from None
+        return name
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url and "://" not in url:
+            raise ValueError(f"{url!r} is no URL of a database (write postgresql+psycopg://user@host/name)")
+        backend = url.partition(":")[0].partition("+")[0]
+        if url and backend not in _DATABASES:
+            raise ValueError(f"relengq knows {' and '.join(_DATABASES)}, not {backend}")
+        return url
+
     @field_validator("broker_url")
     @classmethod
     def _known_broker(cls, url: str) -> str:
@@ -117,19 +143,31 @@ class Settings(BaseSettings):
     def load(cls, site: Path | None = None) -> Settings:
         """The settings of the site in ``site``, else ``$RELENGQ_SITE``, else the working directory.
 
-        Raises SiteFault when the file cannot be read or has something that is not a setting.
+        Raises SiteFault when the file cannot be read or has something that is not a setting, with all faults.
         """
         root = (site or Path(os.environ.get("RELENGQ_SITE") or ".")).resolve()
-        values = _read(root / FILE)
+        text = _text(root / FILE)
+        values = _parsed(text)
+        known = set(cls.model_fields) - {"site"}
+        faults = [
+            Fault(FILE, _line(text, (key,)), 1, f"unknown setting '{key}'", did_you_mean(key, known))
+            for key in values
+            if key not in known
+        ]
         try:
-            loaded = cls(**values)
+            loaded = cls(**{key: value for key, value in values.items() if key in known})
         except SettingsError as error:
             raise SiteFault(
                 f"A setting in the environment cannot be read: {error}.",
+                faults,
                 hint="Lists and tables are written as JSON there: RELENGQ_ADMINS='[\"alice\"]'.",
             ) from None
         except ValidationError as error:
-            raise SiteFault(_explain(error), hint=f"See {FILE} in the manual, or 'relengq schema settings'.") from None
+            faults += _explained(error, text)
+        if faults:
+            raise SiteFault(
+                "; ".join(map(str, faults)), faults, hint=f"See {FILE} in the manual, or 'relengq schema settings'."
+            )
         state_dir = root / loaded.state_dir
         return loaded.model_copy(
             update={
@@ -161,39 +199,87 @@ class Settings(BaseSettings):
         return self.broker_url or f"redis+socket://{self.broker_socket}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SiteFault(f"{path} cannot be read: {error}.") from None
+        return ""
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        fault = Fault(FILE, line, 1, "the file is not text in UTF-8")
+    except OSError as error:
+        fault = Fault(FILE, 1, 1, f"the file cannot be read: {error.strerror}")
+    raise SiteFault(str(fault), [fault])
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SiteFault(f"{path} is not TOML: {error}.") from None
-    known = set(Settings.model_fields) - {"site"}
-    faults = [
-        Fault(FILE, _line(path, key), 1, f"unknown setting '{key}'", did_you_mean(key, known))
-        for key in values
-        if key not in known
-    ]
-    if faults:
-        raise SiteFault("; ".join(map(str, faults)), faults)
-    return values
+        said = str(error)
+    # tomllib has had the place in its message alone until Python 3.14.
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", said, re.DOTALL)
+    message, line, column = found.groups() if found else (said, "1", "1")
+    lines = text.splitlines() or [""]
+    place = (int(line), int(column)) if line else (len(lines), len(lines[-1]) + 1)
+    fault = Fault(FILE, *place, f"this is not TOML: {message[:1].lower()}{message[1:]}")
+    raise SiteFault(str(fault), [fault])
 
 
-def _line(path: Path, key: str) -> int:
-    """The line on which a top-level key or table of a TOML file stands (tomllib keeps no marks)."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.lstrip("[ \t\"'").startswith(key):
+def _line(text: str, place: Sequence[int | str]) -> int:
+    """The line on which a key, or a key of a table, stands in a TOML file (tomllib keeps no marks)."""
+    name, *below = (part for part in place if isinstance(part, str))
+    table, found = "", 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*[\"']?([\w-]+)", line):
+            table = header[1]
+            found = number if table == name else found
+        elif (not table and _begins(line, name)) or (table == name and below and _begins(line, below[0])):
             return number
-    return 1
+    return found
 
 
-def _explain(error: ValidationError) -> str:
-    """One sentence for what pydantic found, with the name that a person would look for."""
-    parts = []
+def _begins(line: str, key: str) -> bool:
+    return bool(re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line))
+
+
+_WANTED = {
+    "string": "a text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list in brackets",
+    "dict": "a table",
+    "path": "a path in quotes",
+}
+_BOUNDS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+
+
+def _explained(error: ValidationError, text: str) -> Iterator[Fault]:
+    """A fault for each setting that cannot be used; values of several types are told once."""
+    told: set[tuple[int | str, ...]] = set()
     for item in error.errors():
-        name = ".".join(map(str, item["loc"]))
-        said = item["msg"].removeprefix("Value error, ")
-        parts.append(f"setting '{name}' ({FILE}, or RELENGQ_{name.upper()}): {said}")
-    return "; ".join(parts) + "."
+        name = str(item["loc"][0])
+        place = item["loc"] if name != "celery" else item["loc"][:2]
+        if place in told:
+            continue
+        told.add(place)
+        shown = ".".join(str(part) for part in place if isinstance(part, str))
+        in_file = name in _parsed(text) and f"RELENGQ_{name.upper()}" not in os.environ
+        several = name == "celery" and len(place) > 1
+        said = "must be a text, a number, true or false" if several else _sentence(item)
+        where = f"setting '{shown}'" if in_file else f"setting '{shown}' (RELENGQ_{name.upper()})"
+        yield Fault(FILE, _line(text, place) if in_file else 1, 1, f"{where}: {said}")
+
+
+def _sentence(item: ErrorDetails) -> str:
+    kind, given, context = item["type"], item["input"], item.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return f"must be {words} {context[key]:g}, not {given}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}, not {given!r}"
+    wanted = _WANTED.get(kind.partition("_")[0])
+    return f"must be {wanted}, not {given!r}" if wanted else item["msg"]

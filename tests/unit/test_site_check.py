@@ -395,6 +395,65 @@ def test_settings_are_checked_too(tmp_path: Path) -> None:
     assert found == "relengq.toml:1:1: unknown setting 'databse_url' (did you mean 'database_url'?)"
 
 
+def test_all_faults_of_the_settings_are_told_with_their_lines(tmp_path: Path) -> None:
+    text = """\
+databse_url = 'x'
+admins = 'root'
+lease_seconds = -5
+log_format = 'xml'
+time_zone = 'Europe/Prag'
+database_url = 'mysql://db/x'
+broker_url = 'http://broker'
+max_runs_active = 1.5
+
+[groups]
+releng = ['alice']
+admins = 'root'
+qa = [1, 'bob']
+
+[celery]
+worker_max_tasks_per_child = 50
+task_routes = ['x']
+"""
+    brokers = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
+    workflow = {"playbooks/workflows/a.yml": "steps: 1\n"}
+    found = told(tmp_path, {"relengq.toml": text, **workflow})
+    mine = [one.removeprefix("relengq.toml:") for one in found if one.startswith("relengq.toml:")]
+    assert len(found) > len(mine), "and those of the other files with them"
+    assert mine == [
+        "1:1: unknown setting 'databse_url' (did you mean 'database_url'?)",
+        "2:1: setting 'admins': must be a list in brackets, not 'root'",
+        "3:1: setting 'lease_seconds': must be at least 2, not -5",
+        "4:1: setting 'log_format': must be 'text' or 'json', not 'xml'",
+        "5:1: setting 'time_zone': there is no time zone 'Europe/Prag' (did you mean 'Europe/Prague'?)",
+        "6:1: setting 'database_url': relengq knows sqlite and postgresql, not mysql",
+        f"7:1: setting 'broker_url': it begins with one of {', '.join(f'{each}://' for each in brokers)}",
+        "8:1: setting 'max_runs_active': must be a whole number, not 1.5",
+        "12:1: setting 'groups.admins': must be a list in brackets, not 'root'",
+        "13:1: setting 'groups.qa': must be a text in quotes, not 1",
+        "17:1: setting 'celery.task_routes': must be a text, a number, true or false",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("admins = []\n\n\nflower_port == 1\n", "4:14: this is not TOML: invalid value"),
+        ("admins = [\n  'x',", "2:7: this is not TOML: "),
+    ],
+)
+def test_broken_toml_is_told_at_its_place(tmp_path: Path, text: str, said: str) -> None:
+    (found,) = told(tmp_path, {"relengq.toml": text})
+    assert found.startswith(f"relengq.toml:{said}")
+    assert "(at " not in found
+
+
+def test_a_wrong_setting_of_the_environment_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELENGQ_LEASE_SECONDS", "soon")
+    (found,) = told(tmp_path, {"relengq.toml": "admins = []\n"})
+    assert found == "relengq.toml:1:1: setting 'lease_seconds' (RELENGQ_LEASE_SECONDS): must be a number, not 'soon'"
+
+
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + at)}: &{chr(98 + at)} [{','.join(['*' + chr(97 + at)] * 9)}]\n" for at in range(9)
 )
