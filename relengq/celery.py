@@ -14,7 +14,9 @@ from celery import Celery
 from celery.app.amqp import AMQP, task_message
 from celery.loaders.base import BaseLoader
 from celery.signals import setup_logging
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError as TransportError
+from kombu.pools import producers
 
 from relengq.errors import BrokerUnavailable
 from relengq.records import configure
@@ -25,6 +27,8 @@ RUN_STEP = "relengq.run_step"
 
 _IO_SECONDS = 15
 """Without a limit on reads and writes a worker hangs for ever on a half-open connection."""
+_SENDING_SECONDS = 2
+"""The same limit for who sends or counts: a person waits for it, and the clock sends again anyway."""
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -123,7 +127,12 @@ def _set_up_records(loglevel: int | str | None, **_: object) -> None:
 def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
     """Put an attempt on its queue, under the name that Flower shows. Raises BrokerUnavailable."""
     try:
-        app.send_task(RUN_STEP, args=(attempt_id,), task_id=task_id, queue=queue, shadow=label, ignore_result=True)
+        # Producers are kept by their connections' options; one broker in the settings is one pool.
+        with producers[_impatient()].acquire(block=True) as producer:
+            app.send_task(
+                RUN_STEP, args=(attempt_id,), task_id=task_id, queue=queue, shadow=label, producer=producer,
+                ignore_result=True,
+            )  # fmt: skip
     except (TransportError, OSError) as error:
         raise BrokerUnavailable(
             f"The broker {_shown(app)} does not answer: {_sentence(error)}",
@@ -134,8 +143,8 @@ def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
 def queue_length(queue: str) -> int | None:
     """How many tasks a queue has in the broker, or None when there is no such queue. Raises BrokerUnavailable."""
     try:
-        with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
+        with _impatient() as connection:
+            connection.ensure_connection(max_retries=0, timeout=2 * _SENDING_SECONDS)
             with connection.channel() as channel:
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
     except connection_errors() as error:
@@ -144,6 +153,20 @@ def queue_length(queue: str) -> int | None:
         if "NOT_FOUND" in str(error) or type(error).__name__ in ("NotFound", "ChannelError"):
             return None
         raise
+
+
+def _impatient() -> Connection:
+    """A connection that soon says that the broker is silent; workers listen with more patience."""
+    options = app.conf.broker_transport_options
+    limits = {
+        name: _SENDING_SECONDS
+        for name in ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout")
+        if name in options
+    }
+    if "retry_on_timeout" in options:
+        limits |= {"retry_on_timeout": False, "max_retries": 0}
+    connection: Connection = app.connection_for_write(connect_timeout=_SENDING_SECONDS, transport_options=limits)
+    return connection
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
