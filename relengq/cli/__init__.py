@@ -23,7 +23,7 @@ import click
 from relengq import __version__
 from relengq.cli.options import Options, one_line
 from relengq.cli.verbs import LazyGroup
-from relengq.errors import RelengqError
+from relengq.errors import RelengqError, UsageFault
 
 BUG = 70
 INTERRUPTED = 130
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
     options = Options()
     _prepare_streams()
     try:
+        _require_text(arguments)
         result = relengq.main(arguments, prog_name="relengq", standalone_mode=False, obj=setup or options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -88,6 +89,15 @@ def main(argv: Sequence[str] | None = None, setup: object | None = None) -> int:
     except Exception as error:
         return _bug(error, options)
     return result if isinstance(result, int) else 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise UsageFault for bytes that are no text: neither the database nor JSON could keep them."""
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageFault(f"argument {number} is not UTF-8.") from None
 
 
 def _prepare_streams() -> None:

@@ -9,8 +9,10 @@ from relengq import access
 from relengq.cli.parameters import note_option, run_argument
 from relengq.cli.setup import Setup, pass_setup
 from relengq.engine import control
+from relengq.errors import NotFound, UsageFault
 from relengq.models import Run
-from relengq.workflows import ApprovalStep
+from relengq.runs.lookup import hidden_labels
+from relengq.workflows import ApprovalStep, Workflow
 
 
 @click.command("cancel")
@@ -80,10 +82,12 @@ def release_command(setup: Setup, run: str, fail: bool, note: str | None) -> Non
 def approve_command(setup: Setup, run: str, step: str | None, note: str | None) -> None:
     """Approve the step that a run waits for.
 
-    STEP is needed only when several wait.
+    STEP is needed only when several wait: a step's name, or one instance of a
+    step with a matrix, as 'relengq status' shows it.
 
     \b
     Example:     relengq approve last --note "smoke test looked at"
+                 relengq approve 0cs "go [x86_64]"
     Exit codes:  4 nothing waits for approval, or you may not
     """
     _decide(setup, run, step, note, accepted=True)
@@ -97,10 +101,12 @@ def approve_command(setup: Setup, run: str, step: str | None, note: str | None) 
 def reject_command(setup: Setup, run: str, step: str | None, note: str | None) -> None:
     """Reject the step that a run waits for.
 
-    The step fails, and with it the run unless the step may fail.
+    The step fails, and with it the run unless the step may fail. STEP is needed
+    only when several wait, as for 'relengq approve'.
 
     \b
     Example:     relengq reject last --note "installer crashes"
+                 relengq reject 0cs "go [x86_64]"
     Exit codes:  4 nothing waits for approval, or you may not
     """
     _decide(setup, run, step, note, accepted=False)
@@ -110,15 +116,36 @@ def _decide(setup: Setup, run: str, step: str | None, note: str | None, *, accep
     """Settle an approval, if the person is in the groups that it names; without any, who may launch may."""
     run_id, workflow = setup.find(run)
     with setup.installation.database.read() as session:
-        found = control.waiting_approval(session.get_one(Run, run_id), step)
-        name, position = found.name, found.position
-    declared = workflow.chain[position]
-    groups = declared.approval.groups if isinstance(declared, ApprovalStep) else None
+        label, name, shown = _waiting(setup, session.get_one(Run, run_id), workflow, step)
     verb = "approve" if accepted else "reject"
-    needed = groups or workflow.access.launch
-    access.require(setup.person, setup.settings, needed, f"{verb} step {name} of run {run_id}")
-    control.approve(setup.installation, run_id, name, who=setup.person.name, note=note, accepted=accepted)
-    _said(f"Step {name} of run {run_id} is {'approved' if accepted else 'rejected'}.", run_id)
+    for version in setup.versions(workflow):
+        declared = next((each for each in version.chain if each.name == name), None)
+        groups = declared.approval.groups if isinstance(declared, ApprovalStep) else None
+        needed = groups or version.access.launch
+        access.require(setup.person, setup.settings, needed, f"{verb} step {shown} of run {run_id}")
+    control.approve(setup.installation, run_id, label, who=setup.person.name, note=note, accepted=accepted)
+    _said(f"Step {shown} of run {run_id} is {'approved' if accepted else 'rejected'}.", run_id)
+
+
+def _waiting(setup: Setup, run: Run, workflow: Workflow, typed: str | None) -> tuple[str, str, str]:
+    """The label and name of the step that waits, and how it is shown to the person.
+
+    Who is none of the run's readers sees numbers in place of matrix instances, and names them by these.
+    """
+    if setup.may_read_logs(workflow):
+        found = control.waiting_approval(run, typed)
+        return found.label, found.name, found.label
+    labels = hidden_labels((step.name, step.instance) for step in run.steps)
+    by_shown = {shown: label for label, shown in labels.items()}
+    if typed is not None and typed not in by_shown and typed not in {step.name for step in run.steps}:
+        raise NotFound(f"Run {run.id} has no step '{typed}'.", hint=f"See 'relengq status {run.id}'.")
+    try:
+        found = control.waiting_approval(run, by_shown.get(typed or "", typed))
+    except UsageFault:
+        raise UsageFault(
+            f"Several steps of run {run.id} wait for approval.", hint=f"Name one: see 'relengq status {run.id}'."
+        ) from None
+    return found.label, found.name, labels[found.label]
 
 
 def _launcher(setup: Setup, run: str, verb: str) -> str:

@@ -18,7 +18,7 @@ from relengq.cli.screen import Screen, dim, print_json, state, warn
 from relengq.cli.setup import Setup
 from relengq.cli.view import View, advise
 from relengq.errors import DatabaseUnavailable
-from relengq.runs.lookup import HIDDEN, Event, history
+from relengq.runs.lookup import Event, hidden_labels, history
 from relengq.runs.timeline import Timeline, Usual, timeline, usual
 from relengq.states import RunState, StepState
 
@@ -46,7 +46,7 @@ def follow(setup: Setup, run_id: str, pause: Pause = time.sleep, *, as_json: boo
     if as_json:
         print_json({**vars(seen), "next": advise(seen)})
     else:
-        setup.screen.console.print(View(setup.screen, seen, now).whole())
+        setup.screen.show(View(setup.screen, seen, now).whole())
     return seen.run.state
 
 
@@ -67,17 +67,18 @@ class _Looks:
             now = database.now(session)
             if self._usual is None:
                 workflow = self._setup.workflow_in(session, self._run_id)
-                self.readable = self._setup.may_read_logs(workflow)
                 self._usual = usual(session, workflow.name, self._run_id)
             seen = timeline(session, self._run_id, now=now, known=self._usual)
-        return (seen if self.readable else seen.hidden()), now
+        self._labels = hidden_labels((step.name, step.instance) for step in seen.steps)
+        self._readable = self._setup.readable(seen.run)
+        return seen.seen(self._setup.readable), now
 
     def events(self) -> list[Event]:
-        """What has happened since the last call."""
+        """What has happened since the last call, as the person may see it. Look first: it names new steps."""
         with self._setup.installation.database.read() as session:
             found = history(session, self._run_id, self._last_event)
         self._last_event = found[-1].id if found else self._last_event
-        return found
+        return found if self._readable else [event.hidden(self._labels) for event in found]
 
     @contextmanager
     def patient(self) -> Iterator[None]:
@@ -136,7 +137,7 @@ def _lines(setup: Setup, looks: _Looks, pause: Pause) -> tuple[Timeline, datetim
         with looks.patient():
             seen, now = looks.look()
             for event in looks.events():
-                _print_event(setup.screen, event, readable=looks.readable)
+                _print_event(setup.screen, event)
             _print_waits(setup.screen, seen, now, told)
             setup.screen.console.file.flush()
         if seen.run.state.final:
@@ -144,7 +145,7 @@ def _lines(setup: Setup, looks: _Looks, pause: Pause) -> tuple[Timeline, datetim
         pause(EVERY)
 
 
-def _print_event(screen: Screen, event: Event, *, readable: bool) -> None:
+def _print_event(screen: Screen, event: Event) -> None:
     """One line for what is of interest: states of the run and its steps, failed tries, what persons did."""
     kind, _, what = event.action.partition(" ")
     if kind == "attempt" and event.after in ("queued", "running", "succeeded", "cancelled"):
@@ -153,9 +154,8 @@ def _print_event(screen: Screen, event: Event, *, readable: bool) -> None:
         return
     subject = event.step if kind in ("step", "attempt") else "run"
     word = Text(event.action) if event.action in _PERSONS else state(what)
-    note = event.note if readable or event.after != StepState.FAILED else HIDDEN
     by = f" by {event.who}" if event.action in _PERSONS else ""
-    tail = f": {one_line(note)}" if note else ""
+    tail = f": {one_line(event.note)}" if event.note else ""
     prefix = "attempt of " if kind == "attempt" else ""
     screen.line(dim(_clock(screen, event.at)), " ", f"{prefix}{subject}", " ", word, by + tail)
 

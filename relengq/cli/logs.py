@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import click
 from rich.text import Text
 
-from relengq import access
 from relengq.cli.options import one_line, printable
 from relengq.cli.parameters import json_option, run_argument
 from relengq.cli.screen import print_json, state, warn
@@ -64,7 +63,7 @@ def logs_command(
     Exit codes:  3 no such run, step or host, 4 you may not read them
     """
     run_id, workflow = setup.find(run)
-    access.require(setup.person, setup.settings, workflow.access.logs, f"read logs of workflow {workflow.name}")
+    setup.may_read(workflow)
     choice = Choice(run_id, step, host, failed)
     chosen = _chosen(setup, choice)
     if as_json:

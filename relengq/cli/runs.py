@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 import click
 from rich.text import Text
 
-from relengq import access
 from relengq.cli.options import one_line
 from relengq.cli.parameters import Moment, Pair, json_option, run_argument
 from relengq.cli.screen import duration, print_json, seconds, state
 from relengq.cli.setup import Setup, pass_setup
+from relengq.documents import Json
 from relengq.errors import did_you_mean
+from relengq.models import Run
 from relengq.runs import lookup
 from relengq.runs.lookup import HIDDEN, Filters, RunLine
 from relengq.states import RunState
@@ -68,7 +68,7 @@ def runs_command(
     database = setup.installation.database
     with database.read() as session:
         now = database.now(session)
-        found = [_seen(setup, line) for line in lookup.runs(session, filters)]
+        found = lookup.runs(session, filters, setup.readable)
     if as_json:
         print_json(found)
         return
@@ -80,7 +80,7 @@ def runs_command(
         for line in found
     ]  # fmt: skip
     columns = ("RUN", "WORKFLOW", "STATE", "CREATED", "TOOK", "BY", "INPUTS, REASON")
-    setup.screen.table(columns, rows, empty=_empty(setup, filters))
+    setup.screen.table(columns, rows, empty=_empty(setup, filters), cut_last=True)
 
 
 @click.command("history")
@@ -96,8 +96,10 @@ def history_command(setup: Setup, run: str, as_json: bool) -> None:
     run_id, workflow = setup.find(run)
     with setup.installation.database.read() as session:
         events = lookup.history(session, run_id)
-    if not setup.may_read_logs(workflow):
-        events = [replace(event, note=HIDDEN) if event.note and event.after else event for event in events]
+        if not setup.may_read_logs(workflow):
+            steps = session.get_one(Run, run_id).steps
+            labels = lookup.hidden_labels((step.name, step.instance) for step in steps)
+            events = [event.hidden(labels) for event in events]
     if as_json:
         print_json(events)
         return
@@ -115,18 +117,16 @@ def _states(words: tuple[str, ...]) -> tuple[RunState, ...]:
     return tuple(found)
 
 
-def _seen(setup: Setup, line: RunLine) -> RunLine:
-    """The line as this person may see it."""
-    return line if access.allowed(setup.person, setup.settings, line.readers) else line.hidden()
-
-
 def _about(line: RunLine) -> str:
-    """What tells runs of one workflow apart: inputs, and what is the matter."""
-    inputs = " ".join(
-        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in line.inputs.items()
-    )
+    """What tells runs of one workflow apart: inputs that are not the defaults, and what is the matter."""
+    inputs = " ".join(f"{name}={_plain(line.inputs[name])}" for name in line.given)
+    if HIDDEN in line.inputs.values():
+        return HIDDEN
     return _cut(" ".join(filter(None, (_cut(inputs), f"({one_line(line.reason)})" if line.reason else ""))))
+
+
+def _plain(value: Json) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cut(text: str) -> str:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,9 @@ from relengq.errors import SiteFault
 
 _PLAIN_WIDTH = 100
 """Columns when standard output is no terminal."""
+_COLUMN_GAP = 3
+_LEAST_LAST = 20
+"""Columns that are worth having of a cell that is cut."""
 STYLES = {
     "succeeded": "green", "failed": "bold red", "cancelled": "magenta", "skipped": "dim", "pending": "dim",
     "queued": "yellow", "waiting": "yellow", "held": "bold yellow", "running": "cyan", "ok": "green",
@@ -61,15 +64,32 @@ class Screen:
         """Print text of several lines."""
         self.console.print(Text(printable(text)))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:
-        """Print rows under their headings, or a sentence when there are none."""
+    def show(self, picture: RenderableType) -> None:
+        """Print what is made of several parts; blanks at the ends of lines are for terminals alone."""
+        if self.terminal:
+            self.console.print(picture)
+            return
+        with self.console.capture() as captured:
+            self.console.print(picture)
+        self.console.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str, cut_last: bool = False
+    ) -> None:
+        """Print rows under their headings, or a sentence when there are none.
+
+        ``cut_last`` keeps a row on one line of a terminal by cutting its last cell, while that leaves enough of it.
+        """
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(clean(cell)) if isinstance(cell, str) else cell for cell in row))
+        cells = [[Text(clean(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        if cut_last and self.terminal:
+            _cut_last(columns, cells, self.console.width)
+        for row in cells:
+            table.add_row(*row)
         if table.row_count:
-            self.console.print(table)
+            self.show(table)
         else:
             self.line(empty)
 
@@ -80,6 +100,16 @@ class Screen:
         local = at.astimezone(self.zone)
         today = datetime.now(UTC).astimezone(self.zone).date()
         return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
+
+
+def _cut_last(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> None:
+    """Shorten the last cells to what the others leave of the width."""
+    taken = sum(
+        max([len(name), *(row[at].cell_len for row in rows)]) + _COLUMN_GAP for at, name in enumerate(columns[:-1])
+    )
+    if width - taken >= _LEAST_LAST:
+        for row in rows:
+            row[-1].truncate(width - taken, overflow="ellipsis")
 
 
 def state(word: str) -> Text:

@@ -24,6 +24,7 @@ from relengq.errors import NotFound
 from relengq.models import Run
 from relengq.runs import lookup
 from relengq.runs.definitions import workflow_of
+from relengq.runs.lookup import RunLine
 from relengq.settings import Settings
 from relengq.workflows import Workflow
 
@@ -78,11 +79,29 @@ class Setup:
 
     def may_launch(self, workflow: Workflow, what: str) -> None:
         """Raise NotAllowed unless the person may start and stop runs of the workflow."""
-        access.require(self.person, self.settings, workflow.access.launch, what)
+        for each in self.versions(workflow):
+            access.require(self.person, self.settings, each.access.launch, what)
+
+    def may_read(self, workflow: Workflow) -> None:
+        """Raise NotAllowed unless the person may read the logs of the workflow's runs."""
+        for each in self.versions(workflow):
+            access.require(self.person, self.settings, each.access.logs, f"read logs of workflow {each.name}")
+
+    def readable(self, run: RunLine) -> bool:
+        """Whether the person may see inputs, outputs and messages of a run."""
+        if not access.allowed(self.person, self.settings, run.readers):
+            return False
+        current = self.installation.site.workflows.get(run.workflow)
+        return current is None or access.allowed(self.person, self.settings, current.access.logs)
+
+    def versions(self, workflow: Workflow) -> list[Workflow]:
+        """The workflow of a run and, where the site still has it, that of its file: what was tightened since counts."""
+        current = self.installation.site.workflows.get(workflow.name)
+        return [workflow] if current is None else [workflow, current]
 
     def may_read_logs(self, workflow: Workflow) -> bool:
-        """Whether the person may see output, inputs and messages of tasks."""
-        return access.allowed(self.person, self.settings, workflow.access.logs)
+        """Whether the person may see output, inputs and messages of tasks of the workflow's runs."""
+        return all(access.allowed(self.person, self.settings, each.access.logs) for each in self.versions(workflow))
 
 
 def pass_setup(function: Callable[Concatenate[Setup, P], R]) -> Callable[P, R]:

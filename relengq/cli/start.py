@@ -8,7 +8,6 @@ from typing import Literal, cast
 
 import click
 
-from relengq import access
 from relengq.cli import plan
 from relengq.cli.follow import follow
 from relengq.cli.given import gather
@@ -56,7 +55,7 @@ def run_command(
     """
     found = setup.installation.site
     flow = found.workflow(workflow)
-    access.require(setup.person, setup.settings, flow.access.launch, f"start workflow {flow.name}")
+    setup.may_launch(flow, f"start workflow {flow.name}")
     values = gather(flow.inputs, given, file)
     if only_check:
         planned = plan.plan(found, flow, values)
@@ -99,7 +98,7 @@ def rerun_command(
     run_id, workflow = setup.find(run)
     which = cast("Literal['same', 'latest']", revision) if revision else usual_revision(setup.installation, run_id)
     flow = workflow if which == "same" else setup.installation.site.workflow(workflow.name)
-    access.require(setup.person, setup.settings, flow.access.launch, f"start workflow {flow.name}")
+    setup.may_launch(flow, f"start workflow {flow.name}")
     started = rerun(
         setup.installation, run_id, trigger=setup.trigger(), from_step=from_step, failed=failed, revision=which
     )

@@ -31,17 +31,15 @@ def status_command(setup: Setup, run: str, following: bool, as_json: bool) -> in
     Example:     relengq status last
     Exit codes:  with --follow: 0 the run succeeded, 1 it did not
     """
-    run_id, workflow = setup.find(run)
+    run_id, _ = setup.find(run)
     if following:
         return 0 if follow(setup, run_id, as_json=as_json) is RunState.SUCCEEDED else 1
     database = setup.installation.database
     with database.read() as session:
         now = database.now(session)
-        seen = timeline(session, run_id, now=now)
-    if not setup.may_read_logs(workflow):
-        seen = seen.hidden()
+        seen = timeline(session, run_id, now=now).seen(setup.readable)
     if as_json:
         print_json({**vars(seen), "next": advise(seen)})
     else:
-        setup.screen.console.print(View(setup.screen, seen, now).whole())
+        setup.screen.show(View(setup.screen, seen, now).whole())
     return 0

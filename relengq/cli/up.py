@@ -105,6 +105,7 @@ class _System:
         """Play one workflow to its end, with the workers that it needs, whose output goes to a file."""
         site = self._setup.installation.site
         flow = site.workflow(workflow)
+        self._setup.may_launch(flow, f"start workflow {flow.name}")
         values = gather(flow.inputs, given, None)
         self._pools = _needed(self._pools, plan(site, flow, values))
         log = self._settings.state_dir / "up.log"

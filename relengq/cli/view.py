@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from rich.text import Text
 from relengq.cli.options import one_line, printable
 from relengq.cli.screen import Screen, bold, dim, duration, seconds, state
 from relengq.documents import Json
+from relengq.runs.lookup import RunLine
 from relengq.runs.timeline import StepLine, Timeline
 from relengq.states import RunState, StepState
 
@@ -25,6 +27,7 @@ _NOTE_CHARACTERS = 44
 _MESSAGE_LINES = 20
 _HEAD_LINES = 5
 """Lines of the live view beside the steps: the title, headings, and what wraps."""
+_APPROVALS_SHOWN = 8
 _QUIET = (StepState.SUCCEEDED, StepState.PENDING, StepState.SKIPPED)
 
 
@@ -75,8 +78,8 @@ class View:
             yield ("repeats", f"run {run.origin}, {parts.get(seen.origin_from, f'from {seen.origin_from}')}")
         for rerun in seen.reruns:
             yield ("repeated by", f"run {rerun.id}, {rerun.state}")
-        if given := {name: value for name, value in run.inputs.items() if value not in ("", [])}:
-            yield "inputs", "  ".join(f"{name}={_short(value)}" for name, value in given.items())
+        if run.inputs:
+            yield "inputs", _inputs(run)
         if run.revision:
             yield ("revision", run.revision[:12] + (" with uncommitted changes" if run.dirty else ""))
         if seen.group:
@@ -156,13 +159,26 @@ class View:
             yield from _indented(failure.message or "no message")
 
 
+def _inputs(run: RunLine) -> str:
+    """The inputs that differ from the defaults, and how many others there are."""
+    told = "  ".join(f"{name}={_short(run.inputs[name])}" for name in run.given)
+    others = len(run.inputs) - len(run.given)
+    if not others:
+        return told
+    rest = f"{others} default{'s' if others > 1 else ''}"
+    return f"{told}  (and {rest})" if told else f"({rest})"
+
+
 def advise(seen: Timeline) -> list[str]:
     """Commands that a person wants next, each with what it does."""
     run = seen.run
     found: list[str] = []
+    waiting = [step for step in seen.steps if step.state is StepState.WAITING and step.kind == "approval"]
+    for step in waiting[:_APPROVALS_SHOWN]:
+        found.append(f"relengq approve {run.id} {shlex.quote(step.label)} --note …   (or reject)")
+    if len(waiting) > _APPROVALS_SHOWN:
+        found.append(f"… and {len(waiting) - _APPROVALS_SHOWN} more steps wait for approval")
     for step in seen.steps:
-        if step.state is StepState.WAITING and step.kind == "approval":
-            found.append(f"relengq approve {run.id} {step.name} --note …   (or reject)")
         if step.waits and step.waits.reason.startswith("nobody serves") and step.queue:
             found.append(f"start a worker that serves queue {step.queue}: relengq worker POOL, or relengq up")
             break

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from relengq.documents import Json
 from relengq.errors import NotFound, UsageFault
 from relengq.models import History, Run, RunInput, Step
+from relengq.runs import groups
 from relengq.runs.create import as_searched
 from relengq.runs.ids import ALPHABET, new_id, normal
 from relengq.states import RunState
@@ -52,6 +53,8 @@ class RunLine:
     trigger: str
     who: str
     inputs: dict[str, Json] = field(repr=False)
+    given: tuple[str, ...]
+    """Names of the inputs that differ from the workflow's defaults."""
     revision: str | None
     dirty: bool
     origin: str | None
@@ -62,16 +65,17 @@ class RunLine:
     """Groups that may read its inputs, outputs and messages; None: everybody."""
 
     @classmethod
-    def of(cls, run: Run) -> RunLine:
-        """The line of a run."""
+    def of(cls, run: Run, holders: Mapping[str, str]) -> RunLine:
+        """The line of a run. ``holders``: which run holds its concurrency group, see ``group_holders``."""
         return cls(
             id=run.id,
             workflow=run.workflow,
             state=run.state,
-            reason=run.reason,
+            reason=_reason(run, holders),
             trigger=run.trigger_kind,
             who=run.who,
             inputs=run.inputs,
+            given=_given(run),
             revision=run.revision,
             dirty=run.dirty,
             origin=run.origin_id,
@@ -82,10 +86,16 @@ class RunLine:
         )
 
     def hidden(self) -> RunLine:
-        """The line as somebody sees it who is none of its readers."""
+        """The line as somebody sees it who is none of its readers.
+
+        No reason is told: it quotes messages, the note of an approval or the name of a group, all made of inputs.
+        """
         inputs: dict[str, Json] = dict.fromkeys(self.inputs, HIDDEN)
-        reason = HIDDEN if self.reason and self.state is RunState.FAILED else self.reason
-        return replace(self, inputs=inputs, reason=reason)
+        return replace(self, inputs=inputs, given=tuple(inputs), reason=HIDDEN if self.reason else None)
+
+
+Readable = Callable[[RunLine], bool]
+"""Whether the caller is one of a run's readers."""
 
 
 def _readers(run: Run) -> tuple[str, ...] | None:
@@ -93,6 +103,39 @@ def _readers(run: Run) -> tuple[str, ...] | None:
     access = run.definition.body.get("access")
     groups = access.get("logs") if isinstance(access, dict) else None
     return tuple(map(str, groups)) if isinstance(groups, list) else None
+
+
+def _given(run: Run) -> tuple[str, ...]:
+    """The inputs that are not the defaults; a secret one that has a default cannot be told from it."""
+    declared = run.definition.body.get("inputs")
+    specs = declared if isinstance(declared, dict) else {}
+    return tuple(name for name, value in run.inputs.items() if not _is_default(specs.get(name), value))
+
+
+def _is_default(spec: Json, value: Json) -> bool:
+    if not isinstance(spec, dict) or "default" not in spec:
+        return False
+    return spec.get("secret") is True or spec["default"] == value
+
+
+def group_holders(session: Session, runs: Iterable[Run]) -> dict[str, str]:
+    """Which runs hold the concurrency groups that some of these wait for; one query, or none."""
+    names = {run.group_name for run in runs if run.group_name is not None and _in_line(run)}
+    return groups.holders(session, names) if names else {}
+
+
+def _in_line(run: Run) -> bool:
+    return run.state is RunState.QUEUED and run.started_at is None and run.group_name is not None
+
+
+def _reason(run: Run, holders: Mapping[str, str]) -> str | None:
+    """Why the run is as it is. What it says of its group when it is queued would be stale soon: ask who holds it."""
+    if run.group_name is None or not _in_line(run):
+        return run.reason
+    held_by = holders.get(run.group_name)
+    if held_by is None:
+        return f"concurrency group {run.group_name} is free; the clock lets it in"
+    return None if held_by == run.id else groups.reason(run.group_name, held_by)
 
 
 @dataclass(frozen=True)
@@ -107,6 +150,32 @@ class Event:
     before: str | None
     after: str | None
     note: str | None
+
+    def hidden(self, labels: Mapping[str, str]) -> Event:
+        """The event as somebody sees it who is none of the run's readers; ``labels`` as of ``hidden_labels``.
+
+        What a person wrote stays; what stands beside a new state may quote the message of a task.
+        """
+        step = labels.get(self.step, self.step) if self.step else None
+        return replace(self, step=step, note=HIDDEN if self.note and self.after else self.note)
+
+
+def hidden_labels(steps: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What those who are no readers see of a run's steps, by label: instances, made of inputs, have numbers there.
+
+    ``steps`` are the names and instances, in the run's order.
+    """
+    counts: dict[str, int] = {}
+    labels: dict[str, str] = {}
+    for name, instance in steps:
+        counts[name] = counts.get(name, 0) + 1
+        labels[label(name, instance)] = f"{name} [#{counts[name]}]" if instance else name
+    return labels
+
+
+def label(name: str, instance: str) -> str:
+    """How a person reads a step, or an instance of it."""
+    return f"{name} [{instance}]" if instance else name
 
 
 def find(session: Session, text: str) -> str:
@@ -134,9 +203,26 @@ def find(session: Session, text: str) -> str:
     return prefix if prefix in found else found[0]
 
 
-def runs(session: Session, filters: Filters) -> list[RunLine]:
-    """The runs that fit, newest first."""
-    return [RunLine.of(run) for run in session.scalars(_query(filters))]
+def runs(session: Session, filters: Filters, readable: Readable | None = None) -> list[RunLine]:
+    """The runs that fit, newest first; those that are not readable are hidden.
+
+    With a filter on inputs they are left out, and do not count: otherwise the filter would tell their values.
+    """
+    query = _query(filters)
+    found: list[RunLine] = []
+    last: str | None = None
+    while len(found) < filters.limit:
+        page = session.scalars(query if last is None else query.where(Run.id < last)).all()
+        holders = group_holders(session, page)
+        for line in (RunLine.of(run, holders) for run in page):
+            if readable is None or readable(line):
+                found.append(line)
+            elif not filters.inputs:
+                found.append(line.hidden())
+        if len(page) < filters.limit:
+            break
+        last = page[-1].id
+    return found[: filters.limit]
 
 
 def _query(filters: Filters) -> Select[Run]:
@@ -170,8 +256,8 @@ def history(session: Session, run_id: str, after: int = 0) -> list[Event]:
     )
     return [
         Event(
-            row.id, row.at, row.who, row.action, f"{name} [{instance}]" if instance else name, row.before,
-            row.after, row.note,
+            row.id, row.at, row.who, row.action, label(name, instance) if name else None, row.before, row.after,
+            row.note,
         )
         for row, name, instance in rows
     ]  # fmt: skip

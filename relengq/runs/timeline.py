@@ -16,7 +16,7 @@ from relengq.documents import Json
 from relengq.errors import NotFound
 from relengq.models import Attempt, Progress, Run, Step, TaskResult, Worker
 from relengq.runs.definitions import workflow_of
-from relengq.runs.lookup import HIDDEN, RunLine
+from relengq.runs.lookup import HIDDEN, Readable, RunLine, group_holders, hidden_labels
 from relengq.states import AttemptState, RunState, StepState
 from relengq.workflows import PlaybookStep, Workflow
 
@@ -91,20 +91,53 @@ class Timeline:
     steps: tuple[StepLine, ...]
 
     def hidden(self) -> Timeline:
-        """The run as somebody sees it who is none of its readers: states and times, no values and no messages."""
+        """The run as somebody sees it who is none of its readers: states and times, no values and no messages.
+
+        Names of groups, queues and matrix instances are made of inputs, so they are values as well.
+        """
+        labels = hidden_labels((step.name, step.instance) for step in self.steps)
         return replace(
             self,
             run=self.run.hidden(),
             trigger_detail={},
+            group=HIDDEN if self.group else None,
             outputs=None,
             reruns=tuple(run.hidden() for run in self.reruns),
-            steps=tuple(_hidden(step) for step in self.steps),
+            steps=tuple(_hidden(step, labels[step.label]) for step in self.steps),
         )
 
+    def seen(self, readable: Readable) -> Timeline:
+        """The run as somebody may see it, with its reruns, which may have other readers."""
+        if not readable(self.run):
+            return self.hidden()
+        return replace(self, reruns=tuple(run if readable(run) else run.hidden() for run in self.reruns))
 
-def _hidden(step: StepLine) -> StepLine:
-    told = step.reason if step.state is not StepState.FAILED and not step.attempts else HIDDEN
-    return replace(step, reason=told if step.reason else None, task=None, play=None, outputs={}, failures=())
+
+def _hidden(step: StepLine, label: str) -> StepLine:
+    untold = step.state in (StepState.FAILED, StepState.WAITING) or step.attempts
+    return replace(
+        step,
+        instance=label.removeprefix(step.name).strip(" []"),
+        label=label,
+        reason=HIDDEN if step.reason and untold else step.reason,
+        waits=_hidden_waits(step) if step.waits else None,
+        queue=None,
+        task=None,
+        play=None,
+        task_host=None,
+        outputs={},
+        failures=(),
+    )
+
+
+def _hidden_waits(step: StepLine) -> Waits | None:
+    """For what a step waits, without the name of its queue and the note of its approval."""
+    if step.waits is None:
+        return None
+    reason = step.waits.reason
+    if step.queue:
+        reason = reason.replace(f"queue {step.queue}", "its queue")
+    return replace(step.waits, reason=reason.partition(": ")[0] if step.kind == "approval" else reason)
 
 
 @dataclass(frozen=True)
@@ -148,9 +181,10 @@ def timeline(session: Session, run_id: str, *, now: datetime, known: Usual | Non
         raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
     rows = sorted(run.steps, key=lambda step: (step.position, step.instance))
     lines = _Lines(session, run, rows, now, known or usual(session, run.workflow, run.id))
-    reruns = session.scalars(select(Run).where(Run.origin_id == run.id).order_by(Run.id))
+    reruns = session.scalars(select(Run).where(Run.origin_id == run.id).order_by(Run.id)).all()
+    holders = group_holders(session, [run, *reruns])
     return Timeline(
-        run=RunLine.of(run),
+        run=RunLine.of(run, holders),
         held=run.held,
         origin_from=run.origin_from,
         trigger_detail=run.trigger,
@@ -158,7 +192,7 @@ def timeline(session: Session, run_id: str, *, now: datetime, known: Usual | Non
         deadline=run.deadline,
         usual=lines.usual.run,
         outputs=run.outputs,
-        reruns=tuple(RunLine.of(row) for row in reruns),
+        reruns=tuple(RunLine.of(row, holders) for row in reruns),
         steps=tuple(lines.line(step) for step in rows),
     )
 

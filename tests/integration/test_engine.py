@@ -17,7 +17,9 @@ from relengq.engine.rerun import rerun
 from relengq.engine.start import Trigger
 from relengq.errors import InputFault, NotFound, Refused, StaleAttempt, UsageFault, WrongState
 from relengq.models import Attempt, History, Run, Step
+from relengq.runs import lookup
 from relengq.runs.attempts import renew
+from relengq.runs.lookup import Filters
 from relengq.states import RunState
 from relengq.testing import Bench
 from relengq.workflows import Workflow
@@ -330,7 +332,9 @@ def test_a_group_lets_one_run_at_a_time_through_in_order(make_bench: MakeBench) 
     bench.play()
     bench.play()
     assert bench.run(first).state == "succeeded"
-    assert bench.run(third).reason == f"concurrency group compose is held by run {second}"
+    with bench.installation.database.read() as session:
+        seen = {line.id: line.reason for line in lookup.runs(session, Filters(workflow="chain"))}
+    assert seen[third] == f"concurrency group compose is held by run {second}"
     control.cancel(bench.installation, second, who="alice")
     assert bench.claim() is None
     for _ in range(3):

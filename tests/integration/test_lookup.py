@@ -184,6 +184,7 @@ def test_a_run_on_hold_and_an_approval_say_so(bench: Bench) -> None:
     run_id = bench.start("flow", release="f44")
     control.hold(bench.installation, run_id, who="alice")
     assert waits(bench, run_id) == {"one": "the run is on hold"}
+    assert bench.claim() is None
     control.release(bench.installation, run_id, who="alice")
     bench.play()
     bench.play()

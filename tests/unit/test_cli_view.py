@@ -22,8 +22,8 @@ STEP = StepLine(
 )  # fmt: skip
 RUN = RunLine(
     id="0abc", workflow="nightly", state=RunState.RUNNING, reason=None, trigger="person", who="alice",
-    inputs={"release": "f44"}, revision="a" * 40, dirty=True, origin=None, created_at=NOW, started_at=NOW,
-    finished_at=None, readers=None,
+    inputs={"release": "f44"}, given=("release",), revision="a" * 40, dirty=True, origin=None, created_at=NOW,
+    started_at=NOW, finished_at=None, readers=None,
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_the_live_view_fits_the_terminal_and_has_what_is_under_way(active: int) 
 
 
 def test_advice_fits_the_state() -> None:
-    approval = replace(STEP, name="go", kind="approval", state=StepState.WAITING, waits=Waits("approval"))
+    approval = replace(STEP, name="go", label="go", kind="approval", state=StepState.WAITING, waits=Waits("approval"))
     assert "relengq approve 0abc go" in advise(seen(approval, run=replace(RUN, state=RunState.WAITING)))[0]
     failed = replace(STEP, state=StepState.FAILED, attempts=1)
     assert advise(seen(failed, run=replace(RUN, state=RunState.FAILED))) == [
@@ -103,7 +103,8 @@ def test_advice_fits_the_state() -> None:
 
 
 def test_values_from_outside_are_plain_text() -> None:
-    lines = shown(seen(STEP, run=replace(RUN, inputs={"a": "[red]x[/red]\n\x1b[31my", "empty": ""})))
+    inputs = {"a": "[red]x[/red]\n\x1b[31my", "empty": ""}
+    lines = shown(seen(STEP, run=replace(RUN, inputs=inputs, given=("a",))))
     line = next(line for line in lines if "[red]" in line)
     assert "a=[red]x[/red] [31my" in line
     assert "empty" not in line
