@@ -20,6 +20,7 @@ from relengq.settings import Settings
 
 _PARTS = ("playbooks", "workers", "beat", "relengq.toml")
 """What of the site's directory counts as its content."""
+_CACHES = ("__pycache__/", ".pyc", ".retry", "~", ".swp")
 _GIT_SECONDS = 60
 
 
@@ -38,6 +39,23 @@ def revision(site: Path) -> Revision | None:
         return None
     status = _git(site, "status", "--porcelain", "--untracked-files=normal", "--", *_PARTS)
     return Revision(found.stdout.decode().strip(), bool(status.returncode or status.stdout.strip()))
+
+
+def left_out(site: Path) -> list[str]:
+    """What of the site's content a copy of a commit has not got: submodules, and ignored files in ``playbooks``.
+
+    Ignored files are for instance the roles that ansible-galaxy has installed; caches of Python are not told of.
+    """
+    modules = _git(site, "ls-files", "-z", "--stage")
+    found = [line.partition("\t")[2] + "/" for line in _parts(modules) if line.startswith("160000 ")]
+    ignored = _git(
+        site, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", "--", "playbooks"
+    )
+    return found + [path for path in _parts(ignored) if not path.endswith(_CACHES)]
+
+
+def _parts(answer: subprocess.CompletedProcess[bytes]) -> list[str]:
+    return answer.stdout.decode(errors="replace").split("\0")[:-1] if not answer.returncode else []
 
 
 def tree(settings: Settings, commit: str | None, *, dirty: bool) -> Path:

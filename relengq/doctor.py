@@ -22,11 +22,13 @@ from sqlalchemy.orm import Session
 
 from relengq import __version__, migrations
 from relengq.celery import app, queue_length
+from relengq.content import left_out
 from relengq.embedded import Broker
 from relengq.engine.calendar import overview
 from relengq.engine.installation import Installation
 from relengq.engine.leadership import CLOCK, leader
 from relengq.errors import RelengqError
+from relengq.execution.processes import guard_works
 from relengq.expressions import is_template
 from relengq.models import Attempt, Worker
 from relengq.runs.timeline import ALIVE
@@ -35,6 +37,7 @@ from relengq.states import AttemptState
 from relengq.workflows import PlaybookStep
 
 _PACKAGES = ("celery", "ansible-core", "ansible-runner", "SQLAlchemy")
+_SHOWN = 3
 _LOW_DISK = 1 << 30
 _FULL_DISK = 100 << 20
 _DATABASE_SECONDS = 3.0
@@ -66,6 +69,7 @@ def examine(installation: Installation) -> Findings:
     """Look at everything. Never raises for what is wrong, and never waits long for what does not answer."""
     examinations: list[tuple[str, Callable[[Installation], Findings]]] = [
         ("versions", _versions),
+        ("process guard", _guard),
         ("site", _site),
         ("state directory", _state_directory),
         ("database", _database),
@@ -108,6 +112,19 @@ def _versions(_: Installation) -> Findings:
         yield Finding(Level.WARN, "versions", "git is not in PATH: content revisions are not recorded", "Install git.")
 
 
+def _guard(_: Installation) -> Findings:
+    if guard_works():
+        yield Finding(
+            Level.OK, "process guard", "a guard process (child subreaper) ends whatever a play started; "
+            "processes of another user are not covered",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            Level.BAD, "process guard", "prctl is refused here: what a play leaves running is not ended with it",
+            "Allow prctl(2) in the container's or the service's system call filter.",
+        )  # fmt: skip
+
+
 def _site(installation: Installation) -> Findings:
     path = installation.settings.site
     faults = check(path)
@@ -122,6 +139,13 @@ def _site(installation: Installation) -> Findings:
         yield Finding(Level.WARN, "site", "it is not in git: reruns cannot play the same content", "git init, commit.")
     elif revision.dirty:
         yield Finding(Level.WARN, "site", f"uncommitted changes on top of {revision.commit[:12]}", "Commit them.")
+    if revision is not None and (missing := left_out(path)):
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        yield Finding(
+            Level.WARN, "site", "ignored files and submodules are not in the copy of a commit that runs play: "
+            + ", ".join(missing[:_SHOWN]) + more,
+            "Commit what playbooks need, or install it on the workers, outside the site.",
+        )  # fmt: skip
 
 
 def _state_directory(installation: Installation) -> Findings:

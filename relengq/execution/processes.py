@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 MARK = "RELENGQ_PLAY"
 """Environment variable that all processes of a play inherit; its value is the play's own."""
 _GUARD = Path(__file__).with_name("guard.py")
+_SUBREAPER = (36, 37)
+_PARENT_DEATH_SIGNAL = (1, 2)
+"""prctl(2)'s numbers to set and to get what the guard relies on."""
 _SWEEPS = 200
 _PAUSE = 0.01
 
@@ -44,6 +48,16 @@ class Guard:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def guard_works() -> bool:
+    """Whether the kernel lets a process do what the guard does: sets both to what they are, which changes nothing."""
+    prctl = ctypes.CDLL(None).prctl
+    for put, get in (_SUBREAPER, _PARENT_DEATH_SIGNAL):
+        value = ctypes.c_int()
+        if prctl(get, ctypes.byref(value), 0, 0, 0) or prctl(put, value.value, 0, 0, 0):
+            return False
+    return True
 
 
 def sweep(mark: str) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
@@ -409,3 +410,28 @@ def test_doctor_sees_a_secret_key_that_others_may_read(bench: Bench, call: Calle
     key = bench.installation.settings.secret_key_file
     key.chmod(0o644)
     assert f"chmod 600 {key}" in call("doctor", code=1).out
+
+
+def test_doctor_says_how_processes_are_guarded(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "a guard process (child subreaper) ends whatever a play started" in call("doctor", code=1).out
+    monkeypatch.setattr("relengq.doctor.guard_works", lambda: False)
+    assert "bad  process guard: prctl is refused" in call("doctor", code=1).out
+
+
+def test_doctor_names_what_a_copy_of_a_commit_lacks(call: Caller, site: Path) -> None:
+    git = ("git", "-C", str(site), "-c", "user.name=a", "-c", "user.email=a@example.org")
+    (site / ".gitignore").write_text(".relengq/\nroles/\n__pycache__/\n")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        subprocess.run([*git, *command], check=True)
+    cache = site / "playbooks/__pycache__"
+    cache.mkdir()
+    (cache / "a.pyc").touch()
+    assert "submodules" not in call("doctor", code=1).out
+    role = site / "playbooks/roles/galaxy/tasks"
+    role.mkdir(parents=True)
+    (role / "main.yml").touch()
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (site / "shared").mkdir()
+    subprocess.run([*git, "update-index", "--add", "--cacheinfo", f"160000,{commit},shared"], check=True)
+    printed = call("doctor", code=1).out
+    assert "that runs play: shared/, playbooks/roles/" in printed
