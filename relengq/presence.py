@@ -27,6 +27,7 @@ from relengq import __version__
 from relengq.celery import app
 from relengq.engine.installation import Installation, current
 from relengq.errors import RelengqError
+from relengq.execution.private import clear
 from relengq.migrations import require_head
 from relengq.models import Attempt, Worker
 from relengq.processes import die_with_parent
@@ -146,11 +147,17 @@ class Presence:
 
 @celeryd_after_setup.connect
 def _check(sender: str, instance: WorkController, conf: object, **_: object) -> None:
-    """Refuse to start with a database that is not ready, before anything is taken from a queue."""
+    """Refuse to start with a database that is not ready, before anything is taken from a queue; clear the ground."""
+    installation = current()
     try:
-        require_head(current().database)
+        require_head(installation.database)
     except RelengqError as error:
         raise SystemExit(f"relengq: {error}") from None
+    try:
+        for name in clear(installation.settings.attempts_dir):
+            _log.warning("presence.play_cleared", play=name)
+    except OSError as error:
+        _log.warning("presence.plays_not_cleared", error=str(error))
 
 
 @worker_process_init.connect

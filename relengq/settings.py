@@ -179,6 +179,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def attempts_dir(self) -> Path:
+        """Where the plays that run on this host have their private directories."""
+        return self.state_dir / "attempts"
+
+    @property
     def embedded_broker(self) -> bool:
         """Whether the broker is the private server of ``relengq up``."""
         return not self.broker_url

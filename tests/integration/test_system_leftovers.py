@@ -6,14 +6,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import textwrap
-import time
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
+from relengq import presence
+from relengq.database import Database
+from relengq.engine.installation import Installation
 from relengq.execution import private
+from relengq.settings import Settings
 from tests.support.plays import Project
 from tests.support.processes import Process, alive
 from tests.support.waiting import wait_until
@@ -34,13 +39,7 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-@pytest.fixture
-def old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories count as abandoned at once."""
-    monkeypatch.setattr(private, "_YOUNG", -1.0)
-
-
-def test_the_next_play_removes_what_killed_ones_left(project: Project, tmp_path: Path, old: None) -> None:
+def test_the_next_play_removes_what_killed_ones_left(project: Project, tmp_path: Path) -> None:
     code = WORKER.format(root=str(Path(__file__).resolve().parents[2]))
     worker = Process([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], tmp_path, name="worker")
     worker.start()
@@ -69,9 +68,37 @@ def _programs(pid: int) -> set[str]:
     return {each.name() for each in psutil.Process(pid).children(recursive=True)}
 
 
-def test_a_directory_that_was_just_made_is_left_alone(tmp_path: Path) -> None:
-    fresh = tmp_path / "play-fresh"
-    fresh.mkdir()
-    assert private.clear(tmp_path) == []
-    assert fresh.is_dir()
-    assert time.time() - fresh.stat().st_ctime < 60
+def test_a_directory_is_held_from_the_moment_at_which_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "play-left").mkdir()
+    (tmp_path / "notes").mkdir()
+    with private.private_directory(tmp_path) as held:
+        assert private.clear(tmp_path) == []
+        assert {each.name for each in tmp_path.iterdir()} == {held.name, "notes"}
+
+
+def test_nobody_clears_while_a_directory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making = tempfile.mkdtemp
+    clearing = threading.Thread(target=private.clear, args=(tmp_path,))
+
+    def slow(prefix: str, dir: Path) -> str:  # noqa: A002 -- as it is called
+        made = making(prefix=prefix, dir=dir)
+        clearing.start()
+        clearing.join(0.2)
+        assert clearing.is_alive(), "it waits for the lock"
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    with private.private_directory(tmp_path) as held:
+        clearing.join(30)
+        assert held.is_dir()
+
+
+def test_a_worker_that_starts_clears_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load(tmp_path)
+    left = settings.state_dir / "attempts" / "play-left"
+    left.mkdir(parents=True)
+    installation = Installation(settings, Database(settings.database_url))
+    monkeypatch.setattr(presence, "current", lambda: installation)
+    monkeypatch.setattr(presence, "require_head", lambda database: None)
+    presence._check("a worker", None, None)
+    assert not left.exists()
