@@ -117,6 +117,21 @@ def references(text: str, *, bare: bool) -> list[Path]:
     return [path for piece in _template(text) if isinstance(piece, _Expression) for path in piece.paths]
 
 
+def readable(text: str, *, bare: bool) -> list[Path]:
+    """As ``references``, for an expression that does not compile: what can be told of it, be it nothing."""
+    sandbox = environment()
+    try:
+        with _compiling(text):
+            if bare:
+                found: list[nodes.Node] = [Parser(sandbox, unwrap(text), state="variable").parse_expression()]
+            else:
+                outputs = sandbox.parse(text).find_all(nodes.Output)
+                found = [node for output in outputs for node in output.nodes]
+    except ExpressionFault:
+        return []
+    return [path for node in found if isinstance(node, nodes.Expr) for path in paths(node)]
+
+
 def is_template(text: str) -> bool:
     """Whether the text has anything of Jinja2 in it."""
     return "{{" in text or "{%" in text or "{#" in text

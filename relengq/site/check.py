@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relengq.errors import Fault, SiteFault
+from relengq.errors import Fault, SiteFault, nearest
 from relengq.settings import FILE, Settings
 from relengq.site.checks import playbooks, pools, queues, schedules, triggers
 from relengq.site.files import mapping
@@ -32,10 +32,15 @@ def check(path: Path) -> tuple[Fault, ...]:
 
 
 def _served(site: Site) -> set[str] | None:
-    """The queues that pools serve; None when that cannot be told for a file that is faulty."""
+    """The queues that pools serve, faulty ones as well; None when a file does not let that be told."""
     served: set[str] = set()
     for document in site.pool_documents:
-        names = mapping(document.data).get("queues")
+        body = mapping(document.data)
+        # Whoever wrote 'queue: a' has said what is served, and hears of the mistake by itself.
+        key = "queues" if "queues" in body else nearest("queues", body)
+        names = body.get(key) if key else None
+        if isinstance(names, str):
+            names = [names]
         if not isinstance(names, list):
             return None
         served.update(name for name in names if isinstance(name, str))

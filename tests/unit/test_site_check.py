@@ -292,6 +292,33 @@ def test_a_faulty_schedule_is_told_with_its_place(tmp_path: Path, entry: str, fa
     assert fault in found[0]
 
 
+def test_a_schedule_with_several_faults_is_told_all(tmp_path: Path) -> None:
+    text = "s: {workflow: nightly, inputs: {release: f44}, cron: '1 1 * * *', every: 5m, catch_up: lst, enabled: maybe}"
+    found = told(tmp_path, {"beat/b.yml": text + "\n"})
+    assert [one.partition(": ")[2] for one in found] == [
+        "s: give either 'cron' or 'every'",
+        "catch_up: must be one of none, last, all, not 'lst' (did you mean 'last'?)",
+        "enabled: must be true or false, not 'maybe'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", ["when: matrix.c == 1 and inputs.rel is fancy", "vars: {x: '{{ matrix.c }} {{ inputs.rel is fancy }}'}"]
+)
+def test_an_expression_with_several_faults_is_told_all(tmp_path: Path, key: str) -> None:
+    found = told(tmp_path, {W: steps(f"- {{name: a, playbook: gather.yml, {key}}}")})
+    for fault in ("unknown test 'fancy'", "'matrix' is unknown here", "unknown input 'rel'"):
+        assert sum(fault in one for one in found) == 1, (fault, found)
+
+
+@pytest.mark.parametrize("body", ["queues: small", "queue: [small]", "queues: [small, 5]", "queues: [small]\nx: 1"])
+def test_a_faulty_pool_still_says_what_it_serves(tmp_path: Path, body: str) -> None:
+    lines = [f"- {{name: {name}, playbook: gather.yml, queue: {name}}}" for name in ("small", "large")]
+    found = told(tmp_path, {"workers/p.yml": body + "\n", W: steps(*lines)})
+    assert [one for one in found if one.startswith("workers/p.yml")]
+    assert ["'large'" in one for one in found if "no pool serves" in one] == [True]
+
+
 def test_duplicates_over_files_are_told(tmp_path: Path) -> None:
     schedule = "s: {workflow: nightly, every: 1h, inputs: {release: f44}}\n"
     found = told(

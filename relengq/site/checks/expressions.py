@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relengq.errors import ExpressionFault, Fault, did_you_mean
-from relengq.expressions import Path, references
+from relengq.expressions import Path, readable, references
 from relengq.site.checks.uses import STEP, Use, uses
 from relengq.site.files import StepPart, WorkflowFile
 
@@ -29,7 +29,7 @@ def check(file: WorkflowFile) -> Iterator[Fault]:
             paths = references(use.text, bare=use.bare)
         except ExpressionFault as fault:
             yield file.document.fault(use.loc, fault.message.removesuffix("."), fault.hint)
-            continue
+            paths = readable(use.text, bare=use.bare)
         for message, hint in dict.fromkeys(found for path in paths for found in _problems(file, use, path)):
             yield file.document.fault(use.loc, message, hint)
 
