@@ -94,7 +94,7 @@ def _play(installation: Installation, claimed: Claim, keeper: Keeper) -> Ending:
         if reason := keeper.stop():
             return Ending(AttemptState(reason.value), f"stopped before it was played: {reason.value}")
         with Recorder(installation.database, claimed.attempt_id, claimed.fence) as recorder:
-            outcome = play(order, recorder, keeper.stop)
+            outcome = play(order, recorder, keeper.stop, keeper.until)
     except RelengqError as fault:
         return Ending(AttemptState.FAILED, mask.text(str(fault)))
     except OSError as error:

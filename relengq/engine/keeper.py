@@ -19,6 +19,8 @@ _ASK_SECONDS = 1.0
 """How often the worker looks whether its play has to stop."""
 _GIVE_UP_AT = 0.8
 """The part of the lease after which a worker that could not renew it kills its play, before others take over."""
+_KILLED_AT = 0.9
+"""The part of the lease after which the play's guard kills it, when the worker itself stands still."""
 _log = structlog.get_logger(__name__)
 
 
@@ -53,6 +55,10 @@ class Keeper:
             _log.error("lease.not_renewed", run_id=self._claim.run_id, attempt=self._claim.label)
             self._reason = Stop.LOST
         return self._reason
+
+    def until(self) -> float:
+        """When the play must have ended, in monotonic seconds, if this process could not renew the lease again."""
+        return self._renewed + self._lease * _KILLED_AT
 
     def _keep(self) -> None:
         pause = min(_ASK_SECONDS, self._lease / 4)

@@ -15,6 +15,7 @@ from relengq.durations import human
 from relengq.errors import AttemptFault
 from relengq.execution.command import prepare
 from relengq.execution.events import Events
+from relengq.execution.lifeline import Lifeline
 from relengq.execution.masking import Mask
 from relengq.execution.messages import exit_message
 from relengq.execution.order import Outcome, PlayOrder, Sink, Stop
@@ -32,12 +33,15 @@ _TAIL = 16_000
 _NOTHING_DONE = "No play found a host in the inventory: nothing was done."
 
 
-def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outcome:
+def play(
+    order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None], until: Callable[[], float] | None = None
+) -> Outcome:
     """Play the playbook to its end and say how it ended.
 
     ``stop`` is asked about every ``_TICK`` seconds and must answer at once; a reason kills the play with
     everything it started. So does the time-out, an exception of the sink (which is raised again), and the end
-    of the worker. Raises AttemptFault when the play cannot begin: no such playbook or inventory, no
+    of the worker. ``until`` is asked as often for the moment (of ``time.monotonic``) at which the play ends when
+    this process stands still. Raises AttemptFault when the play cannot begin: no such playbook or inventory, no
     ansible-playbook, full disk.
     """
     with _private(order) as private:
@@ -47,13 +51,14 @@ def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outco
             command = prepare(order, private)
             guard = Guard(private, command.arguments)
             made = Running(command, guard.command, private, events.handle)
+            lifeline = Lifeline(private, until)
         except OSError as error:
             raise _cannot_write(order.workdir, error) from error
-        with made as running:
+        with lifeline, made as running:
             reading = _Reading(running, sink, mask)
             try:
                 reading.start()
-                ending = _supervise(order, running, reading, stop)
+                ending = _supervise(order, running, reading, stop, lifeline)
             finally:
                 _end(running, guard, private.name)
             reading.join()
@@ -63,7 +68,7 @@ def play(order: PlayOrder, sink: Sink, stop: Callable[[], Stop | None]) -> Outco
 
 
 def _supervise(
-    order: PlayOrder, running: Running, reading: _Reading, stop: Callable[[], Stop | None]
+    order: PlayOrder, running: Running, reading: _Reading, stop: Callable[[], Stop | None], lifeline: Lifeline
 ) -> AttemptState | None:
     """Wait for the end of the play: None when it ended by itself."""
     deadline = None if order.timeout is None else time.monotonic() + order.timeout
@@ -74,7 +79,10 @@ def _supervise(
             return AttemptState(reason.value)
         if deadline is not None and time.monotonic() >= deadline:
             return AttemptState.TIMED_OUT
-    return None
+        lifeline.put_off()
+    # A guard that ended the play, because this process stood still, did so for a reason that is known here as well.
+    reason = stop() if running.return_code < 0 else None
+    return AttemptState(reason.value) if reason else None
 
 
 def _end(running: Running, guard: Guard, mark: str) -> None:

@@ -5,8 +5,9 @@
 
 Run as a file by ``python -I -S -E``, with the standard library only. It starts the command in a session of
 its own and passes standard streams, working directory, environment, signals and exit status through, so that
-the command behaves as if the worker had started it. When the command ends, when SIGTERM comes, or when the
-worker dies, every process that descends from the command gets SIGTERM, and after ``GRACE`` seconds SIGKILL.
+the command behaves as if the worker had started it. When the command ends, when SIGTERM comes, when the
+worker dies, or when it stood still for so long that another may take its step (see ``lifeline``), every
+process that descends from the command gets SIGTERM, and after ``GRACE`` seconds SIGKILL.
 
 It finds them all because it is a *child subreaper* (prctl(2)): whoever daemonises or calls setsid(2) is
 handed to the guard instead of to init and stays in its tree. It notices the worker's death by
@@ -40,6 +41,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ORPHANED = signal.SIGRTMIN
 """What the kernel sends when the worker dies: not SIGTERM, which the living worker sends to stop the play."""
+_LOOK_SECONDS = 1.0
+"""How often the guard looks until when the play may go on."""
 _PASSED = {
     signal.SIGINT,
     signal.SIGHUP,
@@ -65,7 +68,7 @@ def run(parent: int, pid_file: str, private: str, command: list[str]) -> int:
     if not child:
         _become(command, mask)
     _announce(pid_file)
-    status = _watch(child)
+    status = _watch(child, os.path.join(private, "until"))
     status = _end_all(child, status)
     if os.getppid() != parent or _ORPHANED in signal.sigpending():
         # Its threads die one by one: with a short tree the worker may still be there when all else is gone.
@@ -73,10 +76,13 @@ def run(parent: int, pid_file: str, private: str, command: list[str]) -> int:
     return status
 
 
-def _watch(child: int) -> int | None:
+def _watch(child: int, until: str) -> int | None:
     """Pass signals on until the command ends (its status) or the play is to be stopped (None)."""
-    while True:
-        number = signal.sigwait(_WATCHED)
+    while not _overdue(until):
+        found = signal.sigtimedwait(_WATCHED, _LOOK_SECONDS)
+        if found is None:
+            continue
+        number = found.si_signo
         if number == _ORPHANED:
             _signal(os.getpid(), _ORPHANED)  # stays pending, for whoever asks later
         if number in (signal.SIGTERM, _ORPHANED):
@@ -85,6 +91,14 @@ def _watch(child: int) -> int | None:
             _signal(child, number)
         elif (status := _reap(child)) is not None:
             return status
+    return None
+
+
+def _overdue(until: str) -> bool:
+    """Whether the moment has passed (monotonic, in a file) that a living worker puts off again and again."""
+    with suppress(OSError, ValueError), open(until, encoding="ascii") as file:
+        return time.monotonic() > float(file.read())
+    return False
 
 
 def _end_all(child: int, status: int | None) -> int:

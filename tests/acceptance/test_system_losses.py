@@ -101,6 +101,28 @@ def _pool_child(running: System, run_id: str) -> psutil.Process:
     return psutil.Process(step.attempts[-1].pid)
 
 
+def test_a_worker_that_freezes_loses_its_play_before_another_begins(running: System) -> None:
+    worker = running.worker("one")
+    gates = running.gates("frozen")
+    run_id = running.run("chain", gates=str(gates.directory), queue="one")
+    running.reach(run_id, gates, "first start")
+    play = _processes_of(gates)
+    os.killpg(worker.pid, signal.SIGSTOP)
+    try:
+        other = running.worker("one", name="one-again")
+        running.reach(run_id, gates, "first start", times=2)
+        assert _gone(play), "nobody but the guard could end it"
+        gates.open("first", "second")
+        running.wait(run_id, "succeeded")
+    finally:
+        os.killpg(worker.pid, signal.SIGCONT)
+    worker.wait_for_log("attempt.taken_away", PATIENCE)
+    assert [line.state for line in running.attempts(run_id, "first")] == ["lost", "succeeded"]
+    assert gates.ledger == ["first start", "first start", "first end", "second start", "second end"]
+    worker.stop()
+    other.stop()
+
+
 def test_a_stopping_worker_lets_steps_end_and_hands_the_rest_back(running: System) -> None:
     worker = running.worker("four")
     quick, slow = running.gates("quick"), running.gates("slow")

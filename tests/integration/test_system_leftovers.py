@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a play leaves on disk when its worker and its guard are killed together, and who removes it."""
+"""Plays whose worker can look after them no more: what is left on disk, and who ends what still runs."""
 
 from __future__ import annotations
 
@@ -102,3 +102,21 @@ def test_a_worker_that_starts_clears_what_is_left(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(presence, "require_head", lambda database: None)
     presence._check("a worker", None, None)
     assert not left.exists()
+
+
+def test_a_play_ends_when_nobody_puts_its_moment_off(project: Project) -> None:
+    begun = time.monotonic()
+    outcome = _play(project, until=lambda: begun + 2.0)
+    assert outcome.state == "failed"
+    assert (outcome.return_code or 0) < 0
+    assert 2.0 < time.monotonic() - begun < 60
+
+
+def test_a_play_goes_on_while_its_moment_is_put_off(project: Project) -> None:
+    project.tasks("- ansible.builtin.command: sleep 3")
+    outcome = _play(project, until=lambda: time.monotonic() + 2.0)
+    assert outcome.state == "succeeded"
+
+
+def _play(project: Project, until: Callable[[], float]) -> Outcome:
+    return play(project.order(), Collected(), never, until)
