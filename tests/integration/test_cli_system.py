@@ -129,7 +129,7 @@ def test_doctor_does_not_wait_long_for_what_does_not_answer(site: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         broker = Shell(site, {"RELENGQ_BROKER_URL": f"redis://127.0.0.1:{port}/0"})
-        assert "does not answer within 6s" in broker.run("doctor", code=1, timeout=30).stdout
+        assert "does not answer" in broker.run("doctor", code=1, timeout=30).stdout
         database = Shell(site, {"RELENGQ_DATABASE_URL": f"postgresql+psycopg://nobody@127.0.0.1:{port}/none"})
         assert "bad  database" in database.run("doctor", code=1, timeout=30).stdout
 
