@@ -195,6 +195,8 @@ def test_a_pungi_that_does_not_finish_fails_the_step(
     played = play("compose-pungi.yml", variables)
     assert played.code == 2
     assert sentence.format(target=tmp_path / "c") in played.message
+    path = "" if said == "CRASH" else str(tmp_path / "c/Fedora-Rawhide-20261109.n.0")
+    assert (played.outputs["compose_path"], played.outputs["compose_status"]) == (path, said if path else "")
 
 
 HOSTILE = "{{ lookup('pipe', 'touch %s') }}; touch %s $(touch %s) `touch %s` ' || touch %s '\ntouch %s"
