@@ -9,6 +9,8 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,9 +19,9 @@ import pytest
 from relengq import presence
 from relengq.database import Database
 from relengq.engine.installation import Installation
-from relengq.execution import private
+from relengq.execution import Outcome, play, private
 from relengq.settings import Settings
-from tests.support.plays import Project
+from tests.support.plays import Collected, Project, never
 from tests.support.processes import Process, alive
 from tests.support.waiting import wait_until
 
