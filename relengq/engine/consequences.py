@@ -63,6 +63,7 @@ def _failed(
         due = now + timedelta(seconds=delay(retry, step.failures))
         _again(session, step, attempt, now, due, f"try {step.failures + 1} of {retry.attempts}; {message}")
     else:
+        step.outputs = ending.outputs or {}  # what it did hand on is there for finally
         move_step(session, step, StepState.FAILED, now=now, reason=message)
 
 

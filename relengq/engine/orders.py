@@ -60,14 +60,12 @@ def play_order(installation: Installation, prepared: Prepared, secrets: Mapping[
         matrix=step.matrix,
     )
     content = tree(settings, run.revision, dirty=run.dirty)
-    workdir = settings.state_dir / "attempts"
-    workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
     pool = _pool(installation)
     return PlayOrder(
         label=f"{run.workflow}: {step.label} #{prepared.attempt}",
         playbooks=content / "playbooks",
         playbook=declared.playbook,
-        workdir=workdir,
+        workdir=settings.attempts_dir,
         variables=_variables(prepared, sees),
         environment=_environment(pool, content),
         hidden=leaves(secrets),

@@ -78,6 +78,22 @@ def test_a_failed_step_fails_the_run_and_finally_runs(make_bench: MakeBench) -> 
     assert run.reason == "one: localhost: Make it: no disk"
 
 
+def test_finally_sees_what_a_failed_step_handed_on(make_bench: MakeBench) -> None:
+    bench = make_bench(
+        chain="""
+        steps: [{name: one, playbook: hello.yml, retry: {attempts: 2}}]
+        finally: [{name: report, playbook: hello.yml, when: outputs.compose_status == 'DOOMED'}]
+        """
+    )
+    run_id = bench.start("chain")
+    bench.play(state="failed", outputs={"compose_status": "STARTED"})
+    assert bench.run(run_id).steps[0].outputs is None
+    bench.play(state="failed", outputs={"compose_status": "DOOMED"})
+    assert bench.steps(run_id) == {"one": "failed", "report": "queued"}
+    bench.play()
+    assert bench.run(run_id).outputs == {"compose_status": "DOOMED"}
+
+
 def test_a_failed_finally_fails_the_run(make_bench: MakeBench) -> None:
     bench = make_bench(chain=CHAIN)
     run_id = bench.start("chain")
