@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from relengq import migrations
@@ -28,10 +30,10 @@ def upgrade() -> None:
     \b
     Exit codes:  5 the database is away, or may not be written
     """
-    database = Database(Settings.load().database_url)
-    before = migrations.current(database)
-    migrations.upgrade(database)
-    after = migrations.current(database)
+    with closing(Database(Settings.load().database_url)) as database:
+        before = migrations.current(database)
+        migrations.upgrade(database)
+        after = migrations.current(database)
     shown = database.url.render_as_string(hide_password=True)
     if before == after:
         click.echo(f"{shown} is at {after}: nothing to do")
@@ -47,8 +49,8 @@ def current(as_json: bool) -> int:
     \b
     Exit codes:  0 it is as needed, 1 it needs 'relengq db upgrade'
     """
-    database = Database(Settings.load().database_url)
-    found, needed = migrations.current(database), migrations.head()
+    with closing(Database(Settings.load().database_url)) as database:
+        found, needed = migrations.current(database), migrations.head()
     if as_json:
         print_json({"database": database.url.render_as_string(hide_password=True), "current": found, "needed": needed})
     elif found == needed:

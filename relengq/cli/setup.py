@@ -45,6 +45,11 @@ class Setup:
         """The installation of the site. Raises SiteFault when its settings cannot be used."""
         return self._given or installations.at(site_directory())
 
+    def close(self) -> None:
+        """Close the database, when the call has come so far as to open it."""
+        if self._given is None and "installation" in self.__dict__:
+            self.installation.database.close()
+
     @property
     def settings(self) -> Settings:
         """Its settings."""
@@ -114,6 +119,7 @@ def pass_setup(function: Callable[Concatenate[Setup, P], R]) -> Callable[P, R]:
         if setup is None:
             given = context.find_object(Options)
             setup = Setup(given.verbose if given else 0)
+            context.call_on_close(setup.close)
         return function(setup, *arguments, **options)
 
     return called

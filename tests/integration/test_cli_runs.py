@@ -394,6 +394,7 @@ def test_doctor_knows_dead_workers_and_other_revisions(bench: Bench, call: Calle
 
 def test_doctor_without_tables_or_database(site: Path, call: Caller, tmp_path: Path) -> None:
     empty = Database(f"sqlite:///{tmp_path}/empty.db")
+    call.bench.close()
     call.bench.installation.database = empty
     printed = call("doctor", code=1).out
     assert "has no tables yet" in printed
