@@ -16,7 +16,7 @@ LONGEST = 10_000
 _DETAILS = ("message", "stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
 _NO_TRACEBACK = "(traceback unavailable)"
 _SAYS_LITTLE = re.compile(
-    r"(Failed: )?(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
+    r"((Task |Action |Module )?[Ff]ailed: )*(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
     r"|(MODULE FAILURE|Module result deserialization failed).*",
     re.DOTALL,
 )
@@ -48,7 +48,7 @@ def failure_message(result: Mapping[str, object]) -> str:
     details = (_plain(result.get(name, "")).strip() for name in _DETAILS)
     detail = next((each for each in details if each and each != _NO_TRACEBACK), "")
     command = _command(result)
-    if command and message.startswith("Error executing command"):
+    if command and "Error executing command" in message:
         # The module never began: its exception is a long traceback with one telling line.
         detail = f"{_last_line(detail)} ({command})" if detail else command
     if detail:

@@ -26,6 +26,14 @@ FileNotFoundError: [Errno 2] No such file or directory: 'nosuchprogram'
         ),
         ({"msg": "Assertion failed", "assertion": "a == b"}, "Assertion failed: a == b"),
         ({"msg": "Failed: Unknown error.", "message": "no vault secrets"}, "Failed: Unknown error: no vault secrets"),
+        (
+            {"msg": "Task failed: Action failed: Unknown error.", "message": "no vault secrets"},
+            "Task failed: Action failed: Unknown error: no vault secrets",
+        ),
+        (
+            {"msg": "Task failed: Module failed: Error executing command.", "cmd": "nosuchprogram --x"},
+            "Task failed: Module failed: Error executing command: nosuchprogram --x",
+        ),
         ({"msg": "cannot", "stderr": "because"}, "cannot: because"),
         (
             {"msg": "Error executing command.", "cmd": "nosuchprogram --x", "rc": 2, "exception": NO_SUCH_PROGRAM},
