@@ -16,7 +16,8 @@ LONGEST = 10_000
 _DETAILS = ("message", "stderr", "module_stderr", "exception", "stdout", "module_stdout", "assertion")
 _NO_TRACEBACK = "(traceback unavailable)"
 _SAYS_LITTLE = re.compile(
-    r"((Task |Action |Module )?[Ff]ailed: )*(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
+    r"((Task |Action |Module )?[Ff]ailed: )*"
+    r"(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
     r"|(MODULE FAILURE|Module result deserialization failed).*",
     re.DOTALL,
 )
