@@ -17,6 +17,7 @@ from relengq.errors import did_you_mean
 from relengq.models import Run
 from relengq.runs import lookup
 from relengq.runs.lookup import HIDDEN, Filters, RunLine
+from relengq.runs.timeline import with_waits
 from relengq.states import RunState
 
 ACTIVE = "active"
@@ -68,7 +69,10 @@ def runs_command(
     database = setup.installation.database
     with database.read() as session:
         now = database.now(session)
-        found = lookup.runs(session, filters, setup.readable)
+        found = [
+            with_waits(session, line, now=now, readable=setup.readable)
+            for line in lookup.runs(session, filters, setup.readable)
+        ]
     if as_json:
         print_json(found)
         return

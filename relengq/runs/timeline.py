@@ -197,6 +197,17 @@ def timeline(session: Session, run_id: str, *, now: datetime, known: Usual | Non
     )
 
 
+def with_waits(session: Session, line: RunLine, *, now: datetime, readable: Readable) -> RunLine:
+    """The line of a list, with what its steps wait for as its reason when none runs and it has no reason yet."""
+    if line.reason or line.state not in (RunState.QUEUED, RunState.RUNNING):
+        return line
+    steps = timeline(session, line.id, now=now, known=Usual(None, {})).seen(readable).steps
+    waits = next((step.waits for step in steps if step.waits), None)
+    if waits is None or any(step.state is StepState.RUNNING for step in steps):
+        return line
+    return replace(line, reason=f"{waits.reason} due at {waits.at:%Y-%m-%d %H:%M:%SZ}" if waits.at else waits.reason)
+
+
 class _Lines:
     """What the lines of a run's steps need, each fetched once for all steps."""
 

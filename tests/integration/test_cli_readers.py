@@ -152,7 +152,7 @@ def test_a_run_in_line_says_who_is_before_it_now(bench: Bench, call: Caller) -> 
     said = f"concurrency group of-a is held by run {second}"
     assert call.json("status", third)["run"]["reason"] == said  # type: ignore[index, call-overload]
     assert {line["id"]: line["reason"] for line in call.json_list("runs")}[third] == said
-    assert {line["id"]: line["reason"] for line in call.json_list("runs")}[second] is None
+    assert {line["id"]: line["reason"] for line in call.json_list("runs")}[second] == "nobody serves queue q-a"
 
 
 def test_only_inputs_that_are_not_the_defaults_are_listed(bench: Bench, call: Caller) -> None:

@@ -58,6 +58,17 @@ def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
     return Caller(bench, capsys)
 
 
+def test_a_list_says_why_a_run_waits(bench: Bench, call: Caller) -> None:
+    bench.start("hello")
+    (waiting,) = json.loads(call("runs", "--json").out)
+    assert waiting["reason"] == "nobody serves queue default"
+    assert "nobody serves queue default" in call("runs").out
+    held = bench.claim()
+    assert held is not None
+    (playing,) = json.loads(call("runs", "--json").out)
+    assert playing["reason"] is None, "what a worker plays waits for nothing"
+
+
 def said(bench: Bench, output: str, *, tasks: tuple[tuple[str, str], ...] = ()) -> Claim:
     """Claim the next attempt and let it say something."""
     held = bench.claim()

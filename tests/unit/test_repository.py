@@ -78,13 +78,13 @@ def test_there_is_python_only_where_the_design_has_it() -> None:
 
 
 def test_functions_and_files_can_be_read_in_one_sitting() -> None:
-    """At most 60 lines a function and 520 a file in the package; generated migrations are not read."""
+    """At most 60 lines a function and 400 a file in the package; generated migrations are not read."""
     long = []
     for path in sorted(ROOT.glob("relengq/**/*.py")):
         if path.parent.name == "versions":
             continue
         text = path.read_text()
-        if text.count("\n") > 520:
+        if text.count("\n") > 400:
             long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
