@@ -138,6 +138,10 @@ def _reason(run: Run, holders: Mapping[str, str]) -> str | None:
     return None if held_by == run.id else groups.reason(run.group_name, held_by)
 
 
+_QUOTING = ("announcement failed",)
+"""Actions that change no state, and whose notes may quote values all the same."""
+
+
 @dataclass(frozen=True)
 class Event:
     """A line of a run's history."""
@@ -157,7 +161,9 @@ class Event:
         What a person wrote stays; what stands beside a new state may quote the message of a task.
         """
         step = labels.get(self.step, self.step) if self.step else None
-        return replace(self, step=step, note=HIDDEN if self.note and self.after else self.note)
+        return replace(
+            self, step=step, note=HIDDEN if self.note and (self.after or self.action in _QUOTING) else self.note
+        )
 
 
 def hidden_labels(steps: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from relengq.errors import IllegalTransition
-from relengq.models import Attempt, History, Run, Step
+from relengq.models import Attempt, History, Run, Step, Wait
 from relengq.states import AttemptState, RunState, State, StepState, allowed
 
 SYSTEM = "relengq"
 """Who did it, when it was nobody in particular."""
+_MOVES = "relengq.moves"
+"""Where a session keeps what it has recorded, until it is asked for it."""
 
 
 def record(
@@ -29,19 +32,31 @@ def record(
     after: State | None = None,
 ) -> None:
     """Add a line to the run's history."""
-    session.add(
-        History(
-            run_id=run.id,
-            step_id=step.id if step else None,
-            attempt_id=attempt.id if attempt else None,
-            at=now,
-            who=who,
-            action=action,
-            before=before,
-            after=after,
-            note=note,
-        )
+    line = History(
+        run=run,
+        run_id=run.id,
+        step=step,
+        step_id=step.id if step else None,
+        attempt_id=attempt.id if attempt else None,
+        at=now,
+        who=who,
+        action=action,
+        before=before,
+        after=after,
+        note=note,
     )
+    session.add(line)
+    session.info.setdefault(_MOVES, []).append(line)
+
+
+def taken_moves(session: Session) -> list[History]:
+    """What has been recorded in this session and stands, oldest first. Each line is given once.
+
+    Lines of a savepoint that was rolled back are not among them.
+    """
+    session.flush()
+    lines: list[History] = session.info.pop(_MOVES, [])
+    return [line for line in lines if line in session]
 
 
 def move_run(
@@ -65,6 +80,7 @@ def move_run(
         run.started_at = now
     if after.final:
         run.finished_at = now
+        session.execute(delete(Wait).where(Wait.run_id == run.id))
     record(session, run, f"run {after}", now=now, who=who, note=reason, before=before, after=after)
 
 
@@ -118,13 +134,22 @@ def move_attempt(
         raise IllegalTransition(f"attempt {attempt.label} of run {attempt.run_id} cannot go from {before} to {after}")
     attempt.state = after
     attempt.message = message
-    if after is AttemptState.RUNNING:
-        attempt.started_at = now
     if after.final:
         attempt.finished_at = now
         attempt.lease_until = None
-    step = attempt.step
+    _record_attempt(session, attempt, before, now=now, note=message, who=who)
+
+
+def taken_attempt(session: Session, attempt: Attempt, *, now: datetime, who: str) -> None:
+    """Record that a queued attempt is running by now: that was written by the compare-and-set of the claim."""
+    _record_attempt(session, attempt, AttemptState.QUEUED, now=now, note=None, who=who)
+
+
+def _record_attempt(
+    session: Session, attempt: Attempt, before: AttemptState, *, now: datetime, note: str | None, who: str
+) -> None:
+    step, after = attempt.step, attempt.state
     record(
-        session, step.run, f"attempt {after}", now=now, who=who, note=message, step=step, attempt=attempt,
+        session, step.run, f"attempt {after}", now=now, who=who, note=note, step=step, attempt=attempt,
         before=before, after=after,
     )  # fmt: skip

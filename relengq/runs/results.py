@@ -11,12 +11,37 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from relengq.documents import Json
+from relengq.durations import human
 from relengq.errors import NotFound, did_you_mean
-from relengq.models import Attempt, Step, TaskResult
+from relengq.models import Attempt, Run, Step, TaskResult
 from relengq.states import AttemptState, StepState
 
 BAD = ("failed", "unreachable")
 """States of tasks that went wrong."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was deleted of a run for its age."""
+
+    what: str
+    """output, or task results."""
+    at: datetime
+    """When it was deleted."""
+    kept: float
+    """For how many seconds after its end it was to be kept, as the retention said then."""
+
+    def __str__(self) -> str:
+        return f"pruned on {self.at:%Y-%m-%d} by the retention of {human(self.kept)}"
+
+
+OUTPUT, TASKS = "output", "task results"
+
+
+def pruned(run: Run) -> tuple[Pruned, ...]:
+    """What was deleted of the run."""
+    deleted = ((OUTPUT, run.logs_pruned_at, run.logs_kept), (TASKS, run.events_pruned_at, run.events_kept))
+    return tuple(Pruned(what, at, kept or 0.0) for what, at, kept in deleted if at is not None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from relengq.errors import NotFound
 from relengq.models import Attempt, Progress, Run, Step, TaskResult, Worker
 from relengq.runs.definitions import workflow_of
 from relengq.runs.lookup import HIDDEN, Readable, RunLine, group_holders, hidden_labels
+from relengq.runs.results import Pruned, pruned
 from relengq.states import AttemptState, RunState, StepState
 from relengq.workflows import PlaybookStep, Workflow
 
@@ -88,6 +89,8 @@ class Timeline:
     usual: float | None
     outputs: dict[str, Json] | None
     reruns: tuple[RunLine, ...]
+    pruned: tuple[Pruned, ...]
+    """What was deleted of it for its age."""
     steps: tuple[StepLine, ...]
 
     def hidden(self) -> Timeline:
@@ -193,6 +196,7 @@ def timeline(session: Session, run_id: str, *, now: datetime, known: Usual | Non
         usual=lines.usual.run,
         outputs=run.outputs,
         reruns=tuple(RunLine.of(row, holders) for row in reruns),
+        pruned=pruned(run),
         steps=tuple(lines.line(step) for step in rows),
     )
 
