@@ -3,7 +3,9 @@
 
 from relengq.execution.door import play
 from relengq.execution.masking import Mask
+from relengq.execution.means import Means
 from relengq.execution.order import Outcome, PlayOrder, Sink, Stop
+from relengq.execution.servers import Warm
 from relengq.logs import TaskOutcome
 
-__all__ = ["Mask", "Outcome", "PlayOrder", "Sink", "Stop", "TaskOutcome", "play"]
+__all__ = ["Mask", "Means", "Outcome", "PlayOrder", "Sink", "Stop", "TaskOutcome", "Warm", "play"]

@@ -8,24 +8,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from relengq.errors import AttemptFault, PlaybookMissing
-from relengq.execution import variables
+from relengq.execution import pipe, variables
 from relengq.execution.configuration import AnsibleConfiguration
+from relengq.execution.guard.plan import PROGRAM
 from relengq.execution.order import PlayOrder
 from relengq.execution.processes import MARK
 
-PROGRAM = "ansible-playbook"
 _OWN = "RELENGQ_"
-_TAKEN_AWAY = ("AD_HOC_COMMAND_ID", "AWX_LIB_DIRECTORY", "JOB_ID", "PROJECT_UPDATE_ID")
-"""ansible-runner's callback reads these, and fails when they are not what AWX puts there."""
-_LARGEST_RESULT = 4_000_000
-"""Characters of a task's result that ansible-runner's callback hands on (MAX_EVENT_RES); larger ones come
-empty.
-"""
+_TAKEN_AWAY = ("AD_HOC_COMMAND_ID", "AWX_LIB_DIRECTORY")
+"""ansible-runner and its callback read these, and take them for what AWX puts there."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,8 @@ class Command:
     arguments: list[str]
     environment: dict[str, str] = field(repr=False)
     directory: Path
+    variables: bytes = field(repr=False)
+    """What ansible-playbook reads from ``variables.FILE``."""
 
 
 def prepare(order: PlayOrder, private: Path) -> Command:
@@ -47,16 +45,17 @@ def prepare(order: PlayOrder, private: Path) -> Command:
         raise PlaybookMissing(f"The directory {playbooks} with the playbooks does not exist on this worker.")
     if not (playbooks / order.playbook).is_file():
         raise PlaybookMissing(f"The playbook '{order.playbook}' does not exist in {playbooks}.")
-    given = {**_inherited(order.environment), **order.environment}
+    given = {**_inherited(order.environment, order.withheld), **order.environment}
     configuration = AnsibleConfiguration.find(playbooks, given)
-    environment = {**given, **configuration.callbacks(given), **_fixed(private)}
+    forks = configuration.forks(given, order.forks)
+    environment = {**given, **configuration.callbacks(given), **forks, **_fixed(private)}
     if configuration.path is not None:
         environment["ANSIBLE_CONFIG"] = str(configuration.path)
     program = _program(environment)
-    variables.write(private / "variables.json", order.variables)
+    given_variables = variables.encoded(order.variables)
     inventory = configuration.inventory_arguments(order.inventory, playbooks, private, given)
-    arguments = [program, *inventory, *_options(order), f"--extra-vars=@{private / 'variables.json'}"]
-    return Command([*arguments, "--", order.playbook], environment, playbooks)
+    arguments = [program, *inventory, *_options(order), f"--extra-vars=@{private / variables.FILE}"]
+    return Command([*arguments, "--", order.playbook], environment, playbooks, given_variables)
 
 
 def _options(order: PlayOrder) -> list[str]:
@@ -75,9 +74,10 @@ def _options(order: PlayOrder) -> list[str]:
     return options + ["--check"] * order.check + ["--diff"] * order.diff
 
 
-def _inherited(wanted: Mapping[str, str]) -> dict[str, str]:
-    """The worker's environment without relengq's own settings: they are no business of a playbook."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN) and name not in _TAKEN_AWAY}
+def _inherited(wanted: Mapping[str, str], withheld: Collection[str]) -> dict[str, str]:
+    """The worker's environment without relengq's own settings and the pool's secrets: no business of a playbook."""
+    taken = {*_TAKEN_AWAY, *withheld}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN) and name not in taken}
     # A worker started by its full path has no activated environment; ansible-playbook is beside its Python.
     beside = str(Path(sys.executable).parent)
     path = wanted.get("PATH", kept.get("PATH", os.defpath))
@@ -90,8 +90,8 @@ def _fixed(private: Path) -> dict[str, str]:
         "ANSIBLE_FORCE_COLOR": "0",
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_LOCAL_TEMP": str(private / "tmp"),
-        "MAX_EVENT_RES": str(_LARGEST_RESULT),
         MARK: private.name,
+        pipe.VARIABLE: pipe.name(private),
     }
 
 

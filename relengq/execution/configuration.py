@@ -2,7 +2,8 @@
 """What the site's ansible.cfg says, where ansible-runner's own environment variables would hide it.
 
 ansible-runner sets ``ANSIBLE_STDOUT_CALLBACK`` and ``ANSIBLE_CALLBACK_PLUGINS`` for its own callback;
-environment variables win over ansible.cfg, so what stands there is carried over into the environment first.
+environment variables win over ansible.cfg, so what stands there is carried over into the environment first. The
+directory of relengq's callback comes before all others.
 Ansible itself takes a missing inventory for an empty one and succeeds; here it is a fault.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relengq.errors import AttemptFault
+from relengq.execution.pipe import CALLBACKS
 
 _PLUGIN_DEFAULT = "~/.ansible/plugins/callback:/usr/share/ansible/plugins/callback"
 """Ansible's DEFAULT_CALLBACK_PLUGIN_PATH."""
@@ -71,13 +73,19 @@ class AnsibleConfiguration:
             listed = self.defaults.get("callback_plugins", _PLUGIN_DEFAULT)
             base = self.path.parent if self.path else Path.cwd()
             plugins = ":".join(str(_resolved(each, base)) for each in listed.split(":") if each.strip())
-        kept["ANSIBLE_CALLBACK_PLUGINS"] = plugins
+        kept["ANSIBLE_CALLBACK_PLUGINS"] = f"{CALLBACKS}:{plugins}" if plugins else str(CALLBACKS)
         if "ANSIBLE_STDOUT_CALLBACK" not in environment and self.defaults.get("stdout_callback"):
             kept["ANSIBLE_STDOUT_CALLBACK"] = self.defaults["stdout_callback"]
         if "unparsed_is_failed" not in self.inventory:
             # An inventory that cannot be read is no empty inventory.
             kept[_UNPARSED_FAILED] = environment.get(_UNPARSED_FAILED, "True")
         return kept
+
+    def forks(self, environment: Mapping[str, str], wanted: int | None) -> dict[str, str]:
+        """The environment variable that sets the forks, where nobody else does."""
+        if wanted is None or "ANSIBLE_FORKS" in environment or "forks" in self.defaults:
+            return {}
+        return {"ANSIBLE_FORKS": str(wanted)}
 
     def inventory_arguments(
         self, wanted: str | None, playbooks: Path, private: Path, environment: Mapping[str, str]

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
-import select
-import threading
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,19 +15,22 @@ from relengq.execution.command import prepare
 from relengq.execution.events import Events
 from relengq.execution.lifeline import Lifeline
 from relengq.execution.masking import Mask
+from relengq.execution.means import host
 from relengq.execution.messages import exit_message
 from relengq.execution.order import Outcome, PlayOrder, Sink, Stop
-from relengq.execution.output import Mark, Splitter
+from relengq.execution.pipe import EventPipe
 from relengq.execution.private import private_directory
-from relengq.execution.processes import Guard, sweep
+from relengq.execution.processes import Guard, end_leftovers
+from relengq.execution.reading import Reading
 from relengq.execution.runner import Running
+from relengq.execution.servers import Wanted, offer, tell_if_declined
+from relengq.pools import human_size
 from relengq.states import AttemptState
 
 _TICK = 0.1
 """Seconds between two looks at ``stop`` and the time-out."""
-_READ_BYTES = 1 << 18
-_TAIL = 16_000
-"""Characters at the end of the output in which Ansible's own error is looked for."""
+_PATIENCE = 5.0
+"""Seconds after which a guard that was asked to end the play, and does not (somebody stopped it), is killed."""
 _NOTHING_DONE = "No play found a host in the inventory: nothing was done."
 
 
@@ -49,26 +50,32 @@ def play(
         events = Events(sink, mask)
         try:
             command = prepare(order, private)
-            guard = Guard(private, command.arguments)
-            made = Running(command, guard.command, private, events.handle)
+            made = Running(command, private)
+            wanted = Wanted(command.arguments[0], made.environment, command.directory, private)
+            offered = offer(order.warm, wanted)
+            guard = Guard(private, command.arguments, host().plan(order.guard, order.memory, warm=offered))
+            pipe = EventPipe(private)
             lifeline = Lifeline(private, until)
         except OSError as error:
             raise _cannot_write(order.workdir, error) from error
-        with lifeline, made as running:
-            reading = _Reading(running, sink, mask)
+        with lifeline, pipe, made.under(guard.command) as running:
+            reading = Reading(running.reader, pipe, running.ended, events, sink, mask)
             try:
                 reading.start()
                 ending = _supervise(order, running, reading, stop, lifeline)
             finally:
-                _end(running, guard, private.name)
+                _end(running, guard, private)
             reading.join()
+        tell_if_declined(offered, private, order.label)
         if reading.fault is not None:
             raise reading.fault
-        return _outcome(order, ending, running, events, mask.text(reading.tail))
+        if ending is None and guard.exceeded:
+            return _too_large(order, running, events)
+        return _outcome(order, ending, running, events, reading.tail, mask)
 
 
 def _supervise(
-    order: PlayOrder, running: Running, reading: _Reading, stop: Callable[[], Stop | None], lifeline: Lifeline
+    order: PlayOrder, running: Running, reading: Reading, stop: Callable[[], Stop | None], lifeline: Lifeline
 ) -> AttemptState | None:
     """Wait for the end of the play: None when it ended by itself."""
     deadline = None if order.timeout is None else time.monotonic() + order.timeout
@@ -85,22 +92,36 @@ def _supervise(
     return AttemptState(reason.value) if reason else None
 
 
-def _end(running: Running, guard: Guard, mark: str) -> None:
+def _end(running: Running, guard: Guard, private: Path) -> None:
     """See to it that the guard has ended, and with it everything that it guards."""
-    asked = False
+    asked: float | None = None
     while not running.ended.is_set():
-        asked = asked or guard.stop()
+        if asked is None:
+            asked = time.monotonic() if guard.stop() else None
+        elif time.monotonic() > asked + _PATIENCE:
+            guard.stop(signal.SIGKILL)
         running.ended.wait(_TICK / 10)
     guard.close()
     if running.return_code < 0 or running.complaint is not None:
         # Whoever was killed may have been the guard itself.
-        sweep(mark)
+        end_leftovers(private)
 
 
-def _outcome(order: PlayOrder, ending: AttemptState | None, running: Running, events: Events, tail: str) -> Outcome:
+def _outcome(
+    order: PlayOrder, ending: AttemptState | None, running: Running, events: Events, tail: str, mask: Mask
+) -> Outcome:
     state = ending or (AttemptState.SUCCEEDED if running.return_code == 0 else AttemptState.FAILED)
     message = _message(order, state, running, events, tail)
-    return Outcome(state, running.return_code, events.stats, events.outputs, message)
+    # What is said of the end itself (by ansible-runner, above all) has not been masked yet.
+    masked = None if message is None else mask.text(message)
+    return Outcome(state, running.return_code, events.stats, events.outputs, masked)
+
+
+def _too_large(order: PlayOrder, running: Running, events: Events) -> Outcome:
+    """A play that was ended for its memory has failed, whatever it made of the processes that were killed first."""
+    limit = human_size(order.memory or 0)
+    message = f"The play was killed because it used more than the pool's memory limit of {limit}{events.place}."
+    return Outcome(AttemptState.FAILED, running.return_code, events.stats, events.outputs, message)
 
 
 def _message(order: PlayOrder, state: AttemptState, running: Running, events: Events, tail: str) -> str | None:
@@ -132,58 +153,3 @@ def _private(order: PlayOrder) -> Iterator[Path]:
 
 def _cannot_write(workdir: Path, error: OSError) -> AttemptFault:
     return AttemptFault(f"The work directory {workdir} cannot be written on this worker: {error.strerror}.")
-
-
-class _Reading:
-    """Reads a play's output in a thread of its own, so that a sink that blocks delays no stop and no time-
-    out.
-    """
-
-    def __init__(self, running: Running, sink: Sink, mask: Mask) -> None:
-        self._running = running
-        self._sink = sink
-        self._masked = mask.stream()
-        self._splitter = Splitter()
-        self._thread = threading.Thread(target=self._run, name="play-output", daemon=True)
-        self.tail = ""
-        self.fault: Exception | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait until all output has been delivered."""
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while data := self._read():
-                for part in self._splitter.feed(data):
-                    if isinstance(part, Mark):
-                        self._running.event(part.uuid)
-                    else:
-                        self._put(self._masked.feed(part))
-            for part in self._splitter.end():
-                if isinstance(part, str):
-                    self._put(self._masked.feed(part))
-            self._put(self._masked.end())
-        except Exception as error:
-            # Raised again in the thread that called play().
-            self.fault = error
-        finally:
-            os.close(self._running.reader)
-
-    def _read(self) -> bytes:
-        """The next bytes, b"" at the end. Whoever survived the guard may hold the pipe open: that is no
-        reason to wait.
-        """
-        while not select.select([self._running.reader], [], [], _TICK)[0]:
-            if self._running.ended.is_set():
-                return b""
-        return os.read(self._running.reader, _READ_BYTES)
-
-    def _put(self, text: str) -> None:
-        if text:
-            self.tail = (self.tail + text)[-_TAIL:]
-            self._sink.output(text)

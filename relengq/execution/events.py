@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From ansible-runner's events to task results, per-host statistics and outputs.
+"""From a play's events to task results, per-host statistics and outputs.
 
-Event names and fields are those of ansible_runner's ``awx_display`` callback.
+Event names and fields are those of ansible_runner's ``awx_display`` callback; ``callback/awx_display.py`` sends those
+that are read here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from relengq.execution.masking import Mask
 from relengq.execution.messages import failure_message, item_label, shortened
 from relengq.execution.order import Sink
 from relengq.execution.stats import HostValues, is_json, recap
-from relengq.logs import TaskOutcome, storable, storable_json
+from relengq.logs import TaskOutcome
+from relengq.storable import storable, storable_json
 
 Event: TypeAlias = Mapping[str, object]
 
@@ -53,13 +55,12 @@ class Events:
             "runner_on_skipped": self._on_skipped,
         }
 
-    def handle(self, event: Event) -> bool:
-        """Take an event. False: ansible-runner need not write it to a file."""
+    def handle(self, event: Event) -> None:
+        """Take an event."""
         handler = self._handlers.get(_text(event.get("event")))
         data = event.get("event_data")
         if handler is not None and isinstance(data, dict):
             handler(data)
-        return False
 
     @property
     def outputs(self) -> dict[str, Json]:
@@ -116,8 +117,7 @@ class Events:
 
     def _on_ok(self, data: Event) -> None:
         result = _mapping(data.get("res"))
-        if "results" not in result:
-            self._on_values(data)
+        self._on_values(data)
         changed = bool(result.get("changed"))
         self._put(data, "changed" if changed else "ok", changed=changed)
 
@@ -148,7 +148,7 @@ class Events:
             host=masked(_text(data.get("host"))),
             play=masked(_text(data.get("play"))),
             task=masked(f"{role} : {task}" if role else task),
-            action=_text(data.get("task_action")),
+            action=masked(_text(data.get("task_action"))),
             status=status,
             changed=changed,
             duration=float(duration) if isinstance(duration, int | float) else 0.0,

@@ -3,42 +3,57 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-from collections.abc import Iterable, Iterator
-from urllib.parse import quote, quote_plus
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from relengq.documents import Json
+from relengq.execution.forms import forms
 
 MASK = "********"
-_SHORTEST = 3
-"""Shorter values are not masked: they are in every second word, and masking them would tell them."""
-_SHORTEST_PART = 8
-"""Shortest line of a value, or stable part of its base64 form, that is masked by itself."""
-_BASE64_LINE = 76
-"""Columns at which base64(1) breaks its lines."""
+_TELLING = 64
+"""So many characters of a form are looked for; whatever follows is masked as far as it goes on as the form does."""
+_START = 3
+"""So many characters tell, of most of a text's end, that no form begins there."""
+_WORD = 4
+"""Bytes that are compared at once to find out that a text has none of the forms."""
+_SHORTEST_BROKEN = 8
+"""Shortest form, without its blanks, that is found across breaks of lines."""
+_BLANKS = 4096
+"""How many blanks are looked past, at most, for a form that the end of a text cuts."""
+_BREAK = r"(?:\s|\\(?=\s))*+"
+"""What tools put into a value that is wider than their lines: blanks, and the backslash of YAML and shells."""
+_BACKSLASH = re.compile(r"\\(?=\s|\Z)")
+_UNBROKEN = re.compile(r"(?:[^\s\\]|\\(?!\s|\Z))+")
+
+Span = tuple[int, int]
 
 
 class Mask:
-    """Replaces secret values in plain, base64, URL-quoted and JSON-escaped form.
+    """Replaces secret values, in each of their ``forms``, and also where lines of output are broken within one.
 
     Of a value with several lines (a private key) each longer line counts as secret too, because output shows
     it indented or line by line.
     """
 
     def __init__(self, hidden: Iterable[str]) -> None:
-        needles = {form for value in hidden if len(value.strip()) >= _SHORTEST for form in _forms(value)}
-        self._needles = sorted(needles, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._needles))) if needles else None
+        exact = {form for value in set(hidden) for form in forms(value)}
+        unbroken = {short for short in map(_squeezed, exact) if len(short) >= _SHORTEST_BROKEN}
+        self._exact = _Needles(exact)
+        self._unbroken = _Needles(unbroken)
+        self._empty = not exact
+        self._across: dict[str, re.Pattern[str]] = {}
 
     def text(self, text: str) -> str:
         """The text with every secret masked."""
-        return self._pattern.sub(MASK, text) if self._pattern else text
+        if self._empty:
+            return text
+        return _replaced(text, self._spans(text), len(text))[0]
 
     def json(self, value: Json) -> Json:
         """The value with every secret masked, in keys, strings and numbers alike."""
-        if self._pattern is None or value is None or isinstance(value, bool):
+        if self._empty or value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
             return self.text(value)
@@ -46,7 +61,7 @@ class Mask:
             return {self.text(key): self.json(each) for key, each in value.items()}
         if isinstance(value, list):
             return [self.json(each) for each in value]
-        return MASK if str(value) in self._needles else value
+        return MASK if any(self._exact.spans(str(value))) else value
 
     def stream(self) -> MaskedStream:
         """A masker for text that comes in pieces."""
@@ -54,30 +69,34 @@ class Mask:
 
     def split(self, text: str) -> tuple[str, str]:
         """The masked text that may go out, and the rest that could be the beginning of a secret."""
-        if self._pattern is None:
+        if self._empty:
             return text, ""
-        cut = self._open_end(text)
-        parts, last = [], 0
-        for found in self._pattern.finditer(text):
-            if found.start() >= cut:
-                break
-            parts += [text[last : found.start()], MASK]
-            last = found.end()
-        cut = max(cut, last)
-        parts.append(text[last:cut])
-        return "".join(parts), text[cut:]
+        cut = min(self._exact.open_end(text), self._open_end_across(text))
+        out, cut = _replaced(text, self._spans(text), cut)
+        return out, text[cut:]
 
-    def _open_end(self, text: str) -> int:
-        """Where the earliest secret begins that the end of the text cuts."""
-        cut = len(text)
-        for needle in self._needles:
-            start = text.find(needle[0], max(0, len(text) - len(needle) + 1), cut)
-            while start >= 0:
-                if needle.startswith(text[start:]):
-                    cut = start
-                    break
-                start = text.find(needle[0], start + 1, cut)
-        return cut
+    def _spans(self, text: str) -> list[Span]:
+        """Where secrets are, in order."""
+        return sorted([*self._exact.spans(text), *self._spans_across(text)])
+
+    def _spans_across(self, text: str) -> Iterator[Span]:
+        short = _squeezed(text)
+        for form in {short[begin:end] for begin, end in self._unbroken.spans(short)}:
+            if form not in self._across:
+                self._across[form] = re.compile(_BREAK.join(map(re.escape, form)))
+            yield from (found.span() for found in self._across[form].finditer(text))
+
+    def _open_end_across(self, text: str) -> int:
+        """Where the earliest secret begins that the end of the text cuts, with breaks left out."""
+        begin = max(0, len(text) - _BLANKS - 2 * self._unbroken.longest)
+        pieces = [(found.start(), found[0]) for found in _UNBROKEN.finditer(text, begin)]
+        short = "".join(piece for _, piece in pieces)
+        at = self._unbroken.open_end(short)
+        for start, piece in pieces:
+            if at < len(piece):
+                return start + at
+            at -= len(piece)
+        return len(text)
 
 
 class MaskedStream:
@@ -98,30 +117,121 @@ class MaskedStream:
         return self._mask.text(rest)
 
 
-def _forms(value: str) -> Iterator[str]:
-    lines = [line.strip() for line in value.splitlines()]
-    parts = [line for line in lines if len(line) >= _SHORTEST_PART] if len(lines) > 1 else []
-    for plain in {value, value.strip(), *parts}:
-        yield plain
-        yield json.dumps(plain)[1:-1]
-        yield json.dumps(plain, ensure_ascii=False)[1:-1]
-        data = plain.encode("utf-8", "replace")
-        yield from {quote(data), quote(data, safe=""), quote_plus(data)}
-        for coded in _base64_forms(data):
-            yield coded
-            yield coded.replace("+", "-").replace("/", "_")
+class _Needles:
+    """Texts to look for, all at once, in much text that has none of them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.sorted: list[str] = sorted(texts)
+        self.longest = max(map(len, self.sorted), default=0)
+        self._short: list[str] = []
+        self._by_word: dict[int, set[str]] = {}
+        for head in {text[:_TELLING] for text in self.sorted}:
+            data = head.encode("utf-8", "surrogatepass")
+            if len(data) < 2 * _WORD - 1:
+                self._short.append(head)
+            for at in range(_WORD if head not in self._short else 0):
+                # Wherever it stands, one of its first words is at a multiple of a word's size.
+                (word,) = memoryview(data[at : at + _WORD]).cast("I")
+                self._by_word.setdefault(word, set()).add(head)
+        self._words = frozenset(self._by_word)
+        self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
+
+    @cached_property
+    def _starts(self) -> re.Pattern[str]:
+        return re.compile(f"(?={_alternatives(sorted({text[:_START] for text in self.sorted}))})")
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Where they are; of those that begin at one place the longest."""
+        there = frozenset(head for head in self._candidates(text) if head in text)
+        if not there:
+            return
+        if there not in self._patterns:
+            self._patterns[there] = re.compile(_alternatives(sorted(there)))
+        at = 0
+        while found := self._patterns[there].search(text, at):
+            at = found.end()
+            if at - found.start() >= _TELLING:
+                at = found.start() + self._fits(found[0], text, found.start())
+            yield found.start(), at
+
+    def _candidates(self, text: str) -> Iterable[str]:
+        """Those that may be in the text: all that share a word with it, and the short ones."""
+        data = text.encode("utf-8", "surrogatepass")
+        whole = len(data) - len(data) % _WORD
+        shared = self._words.intersection(memoryview(data)[:whole].cast("I"))
+        return {*self._short, *(head for word in shared for head in self._by_word[word])}
+
+    def open_end(self, text: str) -> int:
+        """The earliest place from which the text's end is the beginning of one of them; else the text's length."""
+        if not self.sorted:
+            return len(text)
+        last = max(0, len(text) - _START + 1)
+        begin = max(0, len(text) - self.longest + 1)
+        whole = (found.start() for found in self._starts.finditer(text, begin))
+        start: int
+        for start in (*whole, *range(max(begin, last), len(text))):
+            rest = text[start:]
+            at = bisect_right(self.sorted, rest)
+            if at < len(self.sorted) and self.sorted[at].startswith(rest):
+                return start
+        return len(text)
+
+    def _fits(self, head: str, text: str, start: int) -> int:
+        """How far the text goes on as one of those that begin so."""
+        best = len(head)
+        for at in range(bisect_left(self.sorted, head), len(self.sorted)):
+            needle = self.sorted[at]
+            if not needle.startswith(head):
+                break
+            best = max(best, _common(needle, text[start : start + len(needle)]))
+        return best
 
 
-def _base64_forms(data: bytes) -> Iterator[str]:
-    """The value's base64 by itself, and what of it is stable within a longer text (``user:password``)."""
-    whole = base64.b64encode(data).decode()
-    yield whole
-    if len(whole) > _BASE64_LINE:
-        pieces = (whole[at : at + _BASE64_LINE] for at in range(0, len(whole), _BASE64_LINE))
-        yield from (piece for piece in pieces if len(piece) >= _SHORTEST_PART)
-    for before in range(3):
-        coded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
-        # A character of base64 has six bits: those that share bits with a neighbouring byte are left out.
-        stable = coded[(0, 2, 3)[before] : len(coded) - bool((before + len(data)) % 3)]
-        if len(stable) >= _SHORTEST_PART:
-            yield stable
+def _replaced(text: str, spans: Iterable[Span], cut: int) -> tuple[str, int]:
+    """The text up to ``cut`` with the spans masked that begin before it, and where the rest begins."""
+    parts: list[str] = []
+    last = 0
+    for begin, end in spans:
+        if begin >= cut:
+            break
+        if begin >= last:
+            parts += [text[last:begin], MASK]
+        last = max(last, end)
+    cut = max(cut, last)
+    parts.append(text[last:cut])
+    return "".join(parts), cut
+
+
+def _squeezed(text: str) -> str:
+    """The text without blanks, and without backslashes before them."""
+    return "".join((_BACKSLASH.sub("", text) if "\\" in text else text).split())
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginnings."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _alternatives(words: Sequence[str]) -> str:
+    """A regular expression for sorted words that takes the longest, and looks at each character once."""
+    if len(words) == 1:
+        return re.escape(words[0])
+    groups: list[str] = []
+    at, optional = 0, ""
+    if words and not words[0]:
+        at, optional = 1, "?"
+    while at < len(words):
+        end = at
+        while end < len(words) and words[end][0] == words[at][0]:
+            end += 1
+        shared = _common(words[at], words[end - 1])
+        groups.append(re.escape(words[at][:shared]) + _alternatives([word[shared:] for word in words[at:end]]))
+        at = end
+    return f"(?:{'|'.join(groups)}){optional}"

@@ -9,7 +9,7 @@ import shlex
 import signal
 from collections.abc import Mapping
 
-from relengq.logs import storable
+from relengq.storable import storable
 
 LONGEST = 10_000
 """Characters of a message that are kept; the output has the rest."""
@@ -17,7 +17,7 @@ _DETAILS = ("message", "stderr", "module_stderr", "exception", "stdout", "module
 _NO_TRACEBACK = "(traceback unavailable)"
 _SAYS_LITTLE = re.compile(
     r"((Task |Action |Module )?[Ff]ailed: )*"
-    r"(non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
+    r"((The command exited with a )?non-zero return code|Assertion failed|Unknown error|Error executing command)?\.?"
     r"|(MODULE FAILURE|Module result deserialization failed).*",
     re.DOTALL,
 )
@@ -37,7 +37,10 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def failure_message(result: Mapping[str, object]) -> str:
-    """What a failed result says: its message, and where that says little, the module's standard error."""
+    """What a failed result says: its message, and where that says little, the module's standard error.
+
+    It is as long as it is: a text is masked before it is shortened, or the cut could go through a secret.
+    """
     if not result:
         return "failed; the result was too large to be kept, the output has it"
     if "censored" in result:
@@ -45,7 +48,7 @@ def failure_message(result: Mapping[str, object]) -> str:
     message = _plain(result.get("msg", "")).strip()
     if not _SAYS_LITTLE.fullmatch(message):
         stderr = _plain(result.get("stderr", "")).strip()
-        return f"{message}: {stderr}" if stderr and stderr not in message else message
+        return f"{message.rstrip('.')}: {stderr}" if stderr and stderr not in message else message
     details = (_plain(result.get(name, "")).strip() for name in _DETAILS)
     detail = next((each for each in details if each and each != _NO_TRACEBACK), "")
     command = _command(result)
@@ -54,7 +57,7 @@ def failure_message(result: Mapping[str, object]) -> str:
         detail = f"{_last_line(detail)} ({command})" if detail else command
     if detail:
         return f"{message.rstrip('.')}: {detail}" if message else detail
-    return message or shortened(_plain(dict(result)))
+    return message or _plain(dict(result))
 
 
 def item_label(result: Mapping[str, object]) -> str:

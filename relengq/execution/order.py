@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from relengq.documents import Json
+from relengq.execution.means import Means
+from relengq.execution.servers import Warm
 from relengq.logs import TaskOutcome
 from relengq.states import AttemptState
 
@@ -32,15 +34,25 @@ class PlayOrder:
     """Extra variables. Every string in them reaches Ansible marked unsafe: it is never a template."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Added to the worker's own environment, from which what begins with RELENGQ_ is taken away."""
+    withheld: frozenset[str] = frozenset()
+    """Variables of the worker's own environment that the play does not inherit."""
     hidden: tuple[str, ...] = field(default=(), repr=False)
     """Secret values; they are masked in everything that leaves the execution."""
     timeout: float | None = None
     """Seconds after which the play is killed."""
+    memory: int | None = None
+    """Bytes that all its processes may use together."""
+    guard: Means = Means.NAMESPACE
+    """The strongest means by which its processes may be held together."""
+    warm: Warm | None = None
+    """The servers with Ansible loaded that may start it; None: the plain command does."""
     inventory: str | None = None
     """Path below ``playbooks``, or a list of hosts with a comma; None: what ansible.cfg says."""
     limit: str | None = None
     tags: tuple[str, ...] = ()
     skip_tags: tuple[str, ...] = ()
+    forks: int | None = None
+    """On how many hosts it works at once, unless its environment or ansible.cfg says so; None: Ansible's own 5."""
     verbosity: int = 0
     check: bool = False
     diff: bool = False

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relengq.execution.processes import sweep
+from relengq.execution.processes import end_leftovers
 
 _PREFIX = "play-"
 
@@ -45,7 +45,7 @@ def clear(workdir: Path) -> list[str]:
     with _locked(workdir):
         abandoned = [private for private in workdir.glob(f"{_PREFIX}*") if not _held(private)]
     for private in abandoned:
-        sweep(private.name)
+        end_leftovers(private)
         shutil.rmtree(private, ignore_errors=True)
         cleared.append(private.name)
     return cleared

@@ -8,40 +8,54 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-MARK = "RELENGQ_PLAY"
-"""Environment variable that all processes of a play inherit; its value is the play's own."""
-_GUARD = Path(__file__).with_name("guard.py")
+from relengq.execution.guard.groups import PREFIX, Group
+from relengq.execution.guard.plan import MARK, Plan
+from relengq.execution.means import GUARD
+
+__all__ = ["MARK", "Guard", "end_leftovers", "guard_works", "sweep"]
+
 _SUBREAPER = (36, 37)
 _PARENT_DEATH_SIGNAL = (1, 2)
 """prctl(2)'s numbers to set and to get what the guard relies on."""
 _SWEEPS = 200
 _PAUSE = 0.01
+_REAPER_SECONDS = 2.0
+"""For how long a reaper whose guard was killed may still be at its work."""
 
 
 class Guard:
     """The guard of one play: ``command`` starts it, ``stop`` ends the play's whole tree."""
 
-    def __init__(self, private: Path, command: Sequence[str]) -> None:
-        self._pid_file = private / "guard.pid"
-        isolated = [sys.executable, "-I", "-S", "-E", str(_GUARD)]
-        self.command = [*isolated, str(os.getpid()), str(self._pid_file), str(private), *command]
+    def __init__(self, private: Path, command: Sequence[str], plan: Plan | None = None) -> None:
+        self._private = private
+        isolated = [sys.executable, "-I", "-S", "-E", str(GUARD)]
+        options = (plan or Plan()).words()
+        self.command = [*isolated, str(os.getpid()), str(private), *options, "--", *command]
         self._descriptor: int | None = None
 
-    def stop(self) -> bool:
-        """Ask the guard to end everything. False when it has not started yet: ask again."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> bool:
+        """Ask the guard to end everything. False when it has not started yet: ask again.
+
+        SIGKILL is for one that does not answer: the play ends with it, less politely.
+        """
         try:
             if self._descriptor is None:
-                self._descriptor = os.pidfd_open(int(self._pid_file.read_text("ascii")))
-            signal.pidfd_send_signal(self._descriptor, signal.SIGTERM)
+                self._descriptor = os.pidfd_open(_guard_and_reaper(self._private)[0])
+            signal.pidfd_send_signal(self._descriptor, number)
         except FileNotFoundError:
             return False
         except ProcessLookupError:
             pass
         return True
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the play was ended because it used more memory than it may."""
+        return (self._private / "memory").exists()
 
     def close(self) -> None:
         """Forget the process."""
@@ -60,17 +74,32 @@ def guard_works() -> bool:
     return True
 
 
+def end_leftovers(private: Path) -> None:
+    """End what a killed guard left of the play whose private directory this is.
+
+    Its reaper may be at it: that one finds what has cleared its environment, so it gets the time to.
+    """
+    with suppress(OSError, ValueError):
+        reaper = _guard_and_reaper(private)[1]
+        deadline = time.monotonic() + _REAPER_SECONDS
+        while _marked(reaper, private.name) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            _guard_and_reaper(private)  # raises when the reaper has removed it: it has ended everything
+    for group in _groups(private):
+        group.remove()
+    sweep(private.name)
+
+
 def sweep(mark: str) -> int:
     """Kill every process that has the play's mark in its environment. How many were there.
 
-    For a guard that was killed with SIGKILL: what it guarded may have been handed to init by then, so the
-    tree no longer leads to it. A process that cleared its environment is not found.
+    What was guarded may have been handed to init by now, so that no tree leads to it. A process that cleared its
+    environment is not found.
     """
-    wanted = f"{MARK}={mark}".encode()
     found: set[int] = set()
     for _ in range(_SWEEPS):
         names = (path.name for path in Path("/proc").iterdir())
-        alive = [pid for pid in map(int, filter(str.isdigit, names)) if _marked(pid, wanted)]
+        alive = [pid for pid in map(int, filter(str.isdigit, names)) if _marked(pid, mark)]
         if not alive:
             break
         for pid in alive:
@@ -81,10 +110,24 @@ def sweep(mark: str) -> int:
     return len(found)
 
 
-def _marked(pid: int, wanted: bytes) -> bool:
+def _marked(pid: int, mark: str) -> bool:
     if pid == os.getpid():
         return False
     try:
-        return wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+def _guard_and_reaper(private: Path) -> tuple[int, int]:
+    """Whom the guard's file names. Raises FileNotFoundError when the guard has not started, or its end is long past."""
+    guard, reaper = (private / "guard.pid").read_text("ascii").split()
+    return int(guard), int(reaper)
+
+
+def _groups(private: Path) -> Collection[Group]:
+    """The control groups that the guard noted before it made them."""
+    with suppress(OSError):
+        lines = (private / "groups").read_text("utf-8", errors="surrogateescape").splitlines()
+        return [Group(each) for each in lines if Path(each).name == f"{PREFIX}{private.name}"]
+    return []

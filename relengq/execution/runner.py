@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The only place that touches ansible-runner, with types around it.
 
-ansible-runner prepares the environment (its callback above all), starts the command and reads the events. It
-is used in its ``subprocess`` mode with a pipe of ours for the output: its ``pexpect`` mode keeps all output
-of a play in memory, looks for a stop every five seconds only, and fails to find the end of some outputs. Its
-event path stays: for each mark in the output, ``Runner.event_callback`` loads the event, removes its file and
-hands it on.
+ansible-runner prepares the environment (its callback above all) and starts the command. It is used in its
+``subprocess`` mode with a pipe of ours for the output: its ``pexpect`` mode keeps all output of a play in memory, looks
+for a stop every five seconds only, and fails to find the end of some outputs. Events do not take its way, a file for
+each, either: they come through a pipe of their own (``relengq.execution.pipe``).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -24,13 +21,14 @@ from ansible_runner.runner import Runner
 
 from relengq.execution.command import Command
 from relengq.execution.events import Event
-
-_PIPE_BYTES = 1 << 20
+from relengq.execution.pipe import widen
+from relengq.execution.variables import Handed
 
 
 class _Config(Protocol):
     """What is used of ansible-runner's configuration."""
 
+    command: list[str]
     env: dict[str, str]
     input_fd: int
     output_fd: int
@@ -46,8 +44,7 @@ class Running:
     (The guard asks the kernel to be told of its parent's death; to the kernel the parent is the thread.)
     """
 
-    def __init__(self, command: Command, arguments: list[str], private: Path, handle: Callable[[Event], bool]) -> None:
-        self._handle = handle
+    def __init__(self, command: Command, private: Path) -> None:
         self._complaints: list[str] = []
         config = CommandConfig(
             private_data_dir=str(private),
@@ -58,19 +55,29 @@ class Running:
             quiet=True,
             runner_mode="subprocess",
         )
-        _configure(config, command, arguments)
+        _configure(config, command)
         self._config: _Config = config
-        self._runner = Runner(config, event_handler=self._take)
-        self._counter = 0
+        self._private = private
+        self._variables = command.variables
+        self._runner = Runner(config, event_handler=self._complain)
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ansible-runner", daemon=True)
         self.ended = threading.Event()
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the command is given, with what ansible-runner adds."""
+        return self._config.env
+
+    def under(self, guard: Sequence[str]) -> Running:
+        """Have this started, which starts the command."""
+        self._config.command = list(guard)
+        return self
+
     def __enter__(self) -> Running:
+        self._handed = Handed(self._private, self._variables)
         self.reader, self._writer = os.pipe()
-        with suppress(OSError):
-            # Fewer, larger reads; the kernel may refuse it to an unprivileged user with many pipes.
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        widen(self._writer)
         self._input = os.open(os.devnull, os.O_RDONLY)
         self._config.input_fd = self._input
         self._config.output_fd = self._config.error_fd = self._writer
@@ -81,14 +88,8 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.join()
+        self._handed.close()
         os.close(self._input)
-
-    def event(self, uuid: str) -> None:
-        """Have ansible-runner load the event and hand it on. What the handler raises is raised here."""
-        self._counter += 1
-        self._runner.event_callback({"uuid": uuid, "counter": self._counter})
-        if self._fault is not None:
-            raise self._fault
 
     @property
     def return_code(self) -> int:
@@ -112,23 +113,16 @@ class Running:
             os.close(self._writer)
             self.ended.set()
 
-    def _take(self, event: Event) -> bool:
-        # The command's output goes through our pipe, so text in an event is ansible-runner's own: a
-        # traceback.
+    def _complain(self, event: Event) -> bool:
+        # The command's output goes through our pipe, so text in an event is ansible-runner's own: a traceback.
         text = event.get("stdout")
-        if isinstance(text, str) and text.strip() and threading.current_thread() is self._thread:
+        if isinstance(text, str) and text.strip():
             self._complaints.append(text.strip())
-            return False
-        try:
-            return self._handle(event)
-        except OSError as error:
-            # ansible-runner takes an OSError for one of its own and goes on.
-            self._fault = error
-            raise
+        return False
 
 
-def _configure(config: _Config, command: Command, arguments: list[str]) -> None:
-    config.prepare_run_command(arguments[0], arguments[1:])
+def _configure(config: _Config, command: Command) -> None:
+    config.prepare_run_command(command.arguments[0], command.arguments[1:])
     config.suppress_output_file = True
     for name in list(config.env):
         # ansible-runner adds the worker's own environment, from which some was taken away.

@@ -4,6 +4,5 @@
 from relengq.logs.outcome import TaskOutcome
 from relengq.logs.reader import Reader, follow, read
 from relengq.logs.recorder import Recorder
-from relengq.logs.text import storable, storable_json
 
-__all__ = ["Reader", "Recorder", "TaskOutcome", "follow", "read", "storable", "storable_json"]
+__all__ = ["Reader", "Recorder", "TaskOutcome", "follow", "read"]

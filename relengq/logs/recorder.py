@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,7 +19,8 @@ from relengq.errors import AttemptFault, DatabaseUnavailable, StaleAttempt
 from relengq.logs import store
 from relengq.logs.buffer import Buffer, Place, Said
 from relengq.logs.outcome import TaskOutcome
-from relengq.logs.text import storable
+from relengq.logs.spool import Spool
+from relengq.storable import storable
 
 _MERGE_EVERY = 200
 """Chunks written before small ones are merged."""
@@ -33,17 +35,18 @@ class Recorder:
     """The sink of one attempt, under the fence of its claim.
 
     ``output``, ``task`` and ``progress`` fill a buffer and return at once, unless the buffer is full. A
-    thread writes it in batches. While the database is locked, full or away it tries again until it succeeds,
-    and says so once. When another worker has claimed the attempt since, everything is dropped: it is no
-    longer ours.
+    thread writes it in batches. Output for which memory has no room waits on the disk, in ``directory``. While
+    the database is locked, full or away the thread tries again until it succeeds, and says so once. When another
+    worker has claimed the attempt since, everything is dropped: it is no longer ours.
     """
 
-    def __init__(self, database: Database, attempt_id: int, fence: int) -> None:
+    def __init__(self, database: Database, attempt_id: int, fence: int, directory: Path | None = None) -> None:
         self._database = database
         self._attempt_id = attempt_id
         self._fence = fence
-        self._buffer = Buffer()
+        self._buffer = Buffer(Spool(directory))
         self._fault: Exception | None = None
+        self._begun = False
         self._seq = 0
         self._merged = 0
         self._unmerged = 0
@@ -91,10 +94,12 @@ class Recorder:
 
     def _run(self) -> None:
         try:
-            self._begin()
             while (said := self._buffer.take()) is not None:
+                if not self._begun:
+                    self._begin()
                 self._write(said)
-            self._merge()
+            if self._seq - self._merged > 1:
+                self._merge()
         except (StaleAttempt, IntegrityError) as error:
             # The attempt is another worker's, or was deleted with its run.
             self.refused = True
@@ -107,7 +112,9 @@ class Recorder:
             self._buffer.drop()
 
     def _begin(self) -> None:
+        """Look where to go on. Of a play that says nothing, nothing is asked."""
         start = self._persist(lambda session: store.start(session, self._attempt_id))
+        self._begun = True
         self._log = self._log.bind(run_id=start.run_id)
         self._seq = self._merged = start.chunks
         self._first_task = start.tasks

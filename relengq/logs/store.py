@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
-import zstandard
 from sqlalchemy import Table, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from relengq import compression
+from relengq.database import insert
 from relengq.errors import StaleAttempt
 from relengq.models import Attempt, Base, OutputChunk, Progress, TaskResult
 from relengq.states import AttemptState
@@ -21,7 +21,6 @@ CHUNK_BYTES = 1 << 20
 """Output bytes in one chunk at most, before compression: what a reader has in memory."""
 _SMALL_BYTES = CHUNK_BYTES // 2
 """Smaller chunks are merged with their neighbours."""
-_LEVEL = 3
 
 Column: TypeAlias = "int | float | str | bytes | bool | datetime | None"
 Row: TypeAlias = dict[str, Column]
@@ -56,8 +55,12 @@ def start(session: Session, attempt_id: int) -> Start:
 
 
 def check_fence(session: Session, attempt_id: int, fence: int) -> None:
-    """Raise StaleAttempt when the attempt has ended for the others, or has been claimed again since."""
-    row = session.execute(select(Attempt.fence, Attempt.state).where(Attempt.id == attempt_id)).one_or_none()
+    """Raise StaleAttempt when the attempt has ended for the others, or has been claimed again since.
+
+    The row stays locked against both until the transaction ends, so nothing is written after it was looked at.
+    """
+    query = select(Attempt.fence, Attempt.state).where(Attempt.id == attempt_id).with_for_update(read=True)
+    row = session.execute(query).one_or_none()
     if row is None or row.fence != fence or row.state is not AttemptState.RUNNING:
         raise StaleAttempt(f"Attempt {attempt_id} is no longer held under fence {fence}.")
 
@@ -75,8 +78,7 @@ def _upsert(session: Session, model: type[Base], rows: Sequence[Row], *, replace
     table = model.__table__
     assert isinstance(table, Table)  # noqa: S101 -- what SQLAlchemy's types cannot say
     keys = [column.name for column in table.primary_key]
-    dialect = session.get_bind().dialect.name
-    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    statement = insert(session, table)
     if replace:
         others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
         statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
@@ -87,16 +89,12 @@ def _upsert(session: Session, model: type[Base], rows: Sequence[Row], *, replace
 
 def chunk(attempt_id: int, seq: int, data: bytes) -> Row:
     """A chunk's row."""
-    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-    return {"attempt_id": attempt_id, "seq": seq, "size": len(data), "data": compressed}
+    return {"attempt_id": attempt_id, "seq": seq, "size": len(data), "data": compression.pack(data)}
 
 
 def unpack(data: bytes, size: int) -> bytes:
     """A chunk's output. Raises ValueError when it is not what was written."""
-    try:
-        output = zstandard.ZstdDecompressor().decompress(data, max_output_size=CHUNK_BYTES * 2)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
+    output = compression.unpack(data, CHUNK_BYTES * 2)
     if len(output) != size:
         raise ValueError(f"it has {len(output)} bytes instead of {size}")
     return output

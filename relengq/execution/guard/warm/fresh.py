@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""In the innermost fork: make anew what Python and Ansible make once for a process, and be ``ansible-playbook``."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import io
+import logging
+import multiprocessing.process
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import TextIO
+
+from .. import kernel
+
+_BROKEN_STREAM = 120
+"""Python's exit code when what was printed could not be written in the end."""
+
+
+def play(arguments: list[str]) -> None:
+    """Run the playbook command in this process and end the process as Python does."""
+    kernel.set_name(os.path.basename(arguments[0]))
+    _python(arguments)
+    _end(_ended_with(_ansible_playbook))
+
+
+def _ansible_playbook() -> None:
+    _ansible()
+    importlib.import_module("ansible.cli.playbook").main()
+
+
+def _python(arguments: list[str]) -> None:
+    sys.argv[:] = arguments
+    sys.stdin = sys.__stdin__ = _stream(0, "stdin", sys.stdin)  # type: ignore[misc, assignment]
+    sys.stdout = sys.__stdout__ = _stream(1, "stdout", sys.stdout)  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _stream(2, "stderr", sys.stderr)  # type: ignore[misc, assignment]
+    time.tzset()
+    multiprocessing.process.current_process().authkey = os.urandom(32)
+
+
+def _stream(descriptor: int, name: str, before: TextIO) -> TextIO | None:
+    """A standard stream as Python opens it, like the server's in all that the environment has a say in."""
+    mode = "w" if descriptor else "r"
+    unbuffered = bool(getattr(before, "write_through", False))
+    try:
+        buffer = open(descriptor, f"{mode}b", buffering=0 if unbuffered and mode == "w" else -1, closefd=False)  # noqa: SIM115
+    except OSError:
+        return None  # it is closed: so it would be for the plain command
+    setattr(getattr(buffer, "raw", buffer), "name", f"<{name}>")  # noqa: B010
+    stream = io.TextIOWrapper(
+        buffer,
+        encoding=before.encoding,
+        # Ansible has put handlers of its own into the other two.
+        errors="backslashreplace" if name == "stderr" else sys.stdin.errors,
+        newline="\n",
+        line_buffering=not unbuffered and (name == "stderr" or buffer.isatty()),
+        write_through=unbuffered,
+    )
+    stream.mode = mode  # type: ignore[misc]
+    return stream
+
+
+def _ansible() -> None:
+    """What Ansible works out while it is imported."""
+    cli = importlib.import_module("ansible.cli")
+    cli.check_blocking_io()
+    constants = importlib.import_module("ansible.constants")
+    _local_temp(constants)
+    importlib.reload(importlib.import_module("ansible.utils.color"))
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            # The file may have been moved away since.
+            handler.close()
+            handler.stream = handler._open()  # noqa: SLF001
+    display = importlib.import_module("ansible.utils.display")
+    display.Display.__init__(display.Display())
+    _unique_ids(importlib.import_module("ansible.utils.vars"))
+
+
+def _local_temp(constants: ModuleType) -> None:
+    """A directory of this process's own, and removed at its end; the server's is the server's."""
+    manager = importlib.import_module("ansible.config.manager")
+    atexit.unregister(manager.cleanup_tmp_file)
+    vars(constants)["DEFAULT_LOCAL_TMP"] = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
+
+
+def _unique_ids(module: ModuleType) -> None:
+    vars(module).update(cur_id=0, random_int=os.urandom(4).hex())
+
+
+def _ended_with(what: Callable[[], None]) -> int:
+    """Call it. Returns the exit code with which Python would end; a signal's number as a negative one."""
+    try:
+        what()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _end(code: int) -> None:
+    """End as Python ends, but for what it does to the memory, which the kernel does faster."""
+    with suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+    atexit._run_exitfuncs()  # noqa: SLF001
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            code = _BROKEN_STREAM
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
