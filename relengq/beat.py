@@ -6,6 +6,8 @@ them takes over within twelve seconds when it dies. Nothing depends on there bei
 clock does is done in transactions that look again, so a clock that was stopped and wakes up finds its work
 done.
 
+While it leads, it also sends announcements to the bus, if there is one.
+
 It reads ``beat/*.yml`` again when they change, and keeps nothing on disk: celery's ``--schedule`` has no
 effect. A database that is away is said once in the log and tried again until it is back.
 """
@@ -22,11 +24,13 @@ import celery.beat
 import structlog
 from celery import Celery
 
+from relengq.announcements.announcer import Announcer
 from relengq.engine.calendar import fire_due
 from relengq.engine.clock import Clock
 from relengq.engine.installation import Installation, current
 from relengq.engine.leadership import CLOCK, give_up, hold
 from relengq.errors import DatabaseUnavailable, Fault
+from relengq.health import alive
 
 TICK_SECONDS = 1.0
 LEASE_SECONDS = 10.0
@@ -56,6 +60,7 @@ class Scheduler(celery.beat.Scheduler):
         self._trouble: str | None = None
         self._faults: tuple[Fault, ...] = ()
         self._clock = Clock(self.installation)
+        self._announcer: Announcer | None = None
         super().__init__(app, max_interval=min(max_interval or TICK_SECONDS, TICK_SECONDS), lazy=lazy)
 
     def setup_schedule(self) -> None:
@@ -70,6 +75,7 @@ class Scheduler(celery.beat.Scheduler):
     def tick(self) -> float:
         """Do what is due. Returns after how many seconds to come again."""
         self._working = True
+        alive(self.installation.settings.health_file)
         try:
             pause = self._work()
         except DatabaseUnavailable as error:
@@ -94,13 +100,18 @@ class Scheduler(celery.beat.Scheduler):
         when the loop has been left.
         """
         super().close()
-        if self._leading and not self._working:
+        if self._working:
+            return
+        self._announce(False)
+        if self._leading:
             self._leading = False
             with suppress(DatabaseUnavailable):  # the lease runs out by itself
                 give_up(self.installation, CLOCK, self.holder)
 
     def _work(self) -> float:
-        if not self._lead():
+        leading = self._lead()
+        self._announce(leading)
+        if not leading:
             return STANDBY_SECONDS
         self._say_faults()
         fired = fire_due(self.installation, self.installation.now())
@@ -120,6 +131,19 @@ class Scheduler(celery.beat.Scheduler):
             _log.info("clock.leads" if leading else "clock.stands_by", holder=self.holder)
         self._leading = leading
         return leading
+
+    def _announce(self, leading: bool) -> None:
+        """Have announcements sent while this clock leads, by a thread, so that a bus that is away delays nothing."""
+        if not leading:
+            if self._announcer is not None:
+                self._announcer.stop()
+        elif (bus_config := self.installation.settings.bus_config) is not None:
+            if self._announcer is None:
+                # It brings Twisted and its reactor, which a clock without a bus does not pay for.
+                from relengq.announcements.sending import sender  # noqa: PLC0415
+
+                self._announcer = Announcer(self.installation.database, sender(bus_config))
+            self._announcer.start()
 
     def _say_faults(self) -> None:
         """Say once what is wrong in the files of ``beat/``; the schedules of the other files go on."""

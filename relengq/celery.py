@@ -42,6 +42,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_timeout": 5,
         "broker_connection_max_retries": None,
         "broker_heartbeat": 20,
+        # A channel that the broker closes is opened again; it must not end the worker with all that it plays.
+        "broker_channel_error_retry": True,
         "task_default_queue": "default",
         "task_create_missing_queues": True,
         "task_serializer": "json",
@@ -57,6 +59,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_disable_prefetch": redis,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_redirect_stdouts": False,
+        "worker_consumer": "relengq.consumer:Consumer",
         "worker_proc_alive_timeout": 30,
         "enable_utc": True,
         "timezone": "UTC",
@@ -64,6 +67,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
     if not redis:
         values["task_default_queue_type"] = "quorum"
+        values["task_create_missing_queue_type"] = "quorum"
         values["worker_detect_quorum_queues"] = True
     values.update(settings.celery)
     return values
@@ -113,7 +117,11 @@ class NamedTasks(AMQP):
 
 
 app = Celery(
-    "relengq", loader=SiteLoader, amqp=NamedTasks, include=["relengq.tasks", "relengq.presence"], set_as_current=False
+    "relengq",
+    loader=SiteLoader,
+    amqp=NamedTasks,
+    include=["relengq.tasks", "relengq.presence", "relengq.slots", "relengq.revoked"],
+    set_as_current=False,
 )
 
 

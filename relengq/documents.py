@@ -43,6 +43,7 @@ SIZE_LIMIT = 1024 * 1024
 """Bytes of the largest file."""
 DEPTH_LIMIT = 50
 """How many lists and mappings may stand inside each other."""
+_TOO_DEEP = f"values are nested deeper than the limit of {DEPTH_LIMIT}"
 NODE_LIMIT = 50_000
 """How many values a file may have, with every alias counted as what it stands for."""
 
@@ -171,6 +172,8 @@ def _events(text: str) -> Iterator[Event]:
         marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
         at = (marks[0].line + 1, marks[0].column + 1) if marks else (1, 1)
         what = ", ".join(part for part in (error.context, error.problem) if part)
+        if "nesting depth" in what:  # the parser has a limit of its own, far beyond ours
+            raise _Stop(at, _TOO_DEEP) from None
         raise _Stop(at, f"this is not YAML: {what}") from None
     except (ReaderError, UnicodeEncodeError):
         position = next((at for at, char in enumerate(text) if _unprintable(char)), 0)
@@ -239,7 +242,7 @@ class _Builder:
         if event.tag not in (None, "!", _TAG + kind):
             self._fault(at, f"the tag {event.tag} means nothing here", "leave it out")
         if len(self._stack) >= DEPTH_LIMIT:
-            raise _Stop(at, f"values are nested deeper than the limit of {DEPTH_LIMIT}")
+            raise _Stop(at, _TOO_DEEP)
         self._count(1, at)
         value: list[Json] | dict[str, Json] = {} if kind == "map" else []
         self._stack.append(_Open(value, {}, at, event.anchor))
@@ -261,7 +264,7 @@ class _Builder:
             raise _Stop(at, f"the alias *{event.anchor} names nothing", hint)
         value, nodes, height = self._anchors[event.anchor]
         if len(self._stack) + height > DEPTH_LIMIT:
-            raise _Stop(at, f"values are nested deeper than the limit of {DEPTH_LIMIT}")
+            raise _Stop(at, _TOO_DEEP)
         self._count(nodes, at)
         self._put(value, at, nodes, height, counted=True)
 

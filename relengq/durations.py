@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lengths of time as people write them: ``30s``, ``5m``, ``1h30m``, ``2d``, or a number of seconds."""
+"""Lengths of time as people write them: ``30s``, ``5m``, ``1h30m``, ``2d``, ``1y`` (365 days), or seconds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 LONGEST = 3650 * 86400
 """Seconds of the longest duration (ten years): beyond it a calendar's dates would overflow."""
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[smhdw])", re.ASCII)
-_PATTERN = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|[smhdw]))+$"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
+_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[smhdwy])", re.ASCII)
+_PATTERN = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|[smhdwy]))+$"
 
 
 def parse(value: object) -> float:
@@ -55,6 +55,17 @@ def _schema(bounds: dict[str, object]) -> WithJsonSchema:
 
 Duration = Annotated[float, BeforeValidator(_positive), _schema({"exclusiveMinimum": 0})]
 """A length of time longer than nothing, in seconds."""
+
+
+def kept(value: object) -> float:
+    """For how long something is kept, in seconds: as ``parse``, and nothing at all means 0, which is for ever."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]*\s*", value, re.ASCII):
+        return parse(int(value.strip() or 0))
+    return parse(value)
+
+
+Kept = Annotated[float, BeforeValidator(kept), _schema({"minimum": 0})]
+"""For how long something is kept, in seconds; 0: for ever."""
 
 Pause = Annotated[float, BeforeValidator(parse), _schema({"minimum": 0})]
 """A length of time that may be nothing, in seconds."""

@@ -105,6 +105,18 @@ class BrokerUnavailable(Unavailable):
     """Celery's broker does not answer. Runs are kept and are enqueued when it is back."""
 
 
+class BusUnavailable(Unavailable):
+    """The message bus does not answer. Announcements are kept and are sent when it is back."""
+
+
+class MessageFault(RelengqError):
+    """A bus message cannot be used: its body cannot be read, or is not what its schema says."""
+
+
+class MessageRejected(RelengqError):
+    """The bus's broker does not take a message: a queue is full, or relengq's user may not send to its topic."""
+
+
 class AttemptFault(RelengqError):
     """An attempt cannot be played on this worker; the message becomes the attempt's own."""
 
@@ -115,6 +127,10 @@ class PlaybookMissing(AttemptFault):
 
 class RevisionMissing(AttemptFault):
     """The content revision that the run is bound to cannot be had on this host."""
+
+
+class SecretFault(AttemptFault):
+    """A secret cannot be had on this worker; the message names it and its pool, and never has its value."""
 
 
 class StaleAttempt(RelengqError):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from relengq.documents import Json
 from relengq.errors import InputFault, did_you_mean, nearest
+from relengq.storable import is_storable
 
 COUNT_LIMIT = 200
 """How many inputs a workflow may declare."""
@@ -215,7 +216,7 @@ def _string_problem(spec: InputSpec, value: object) -> str | None:
         return f"must be a string{_got(spec, value)}{quoted}"
     if len(value) > spec.max_length:
         return f"has {len(value)} characters; the limit is {spec.max_length}"
-    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+    if not is_storable(value):
         return "has a NUL or half a character (a lone surrogate), which cannot be stored"
     if spec.pattern is not None and not _compiled(spec.pattern).fullmatch(value):
         return f"must match the pattern {spec.pattern}{_got(spec, value)}"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+import psutil
 import structlog
 from celery.signals import (
     celeryd_after_setup,
@@ -25,9 +26,12 @@ from sqlalchemy import update
 
 from relengq import __version__
 from relengq.celery import app
+from relengq.content.trees import prune
+from relengq.engine.handback import hand_back, playing
 from relengq.engine.installation import Installation, current
 from relengq.errors import RelengqError
 from relengq.execution.private import clear
+from relengq.health import alive
 from relengq.migrations import require_head
 from relengq.models import Attempt, Worker
 from relengq.processes import die_with_parent
@@ -38,6 +42,10 @@ BEAT_SECONDS = 5.0
 """How often a worker says that it is there."""
 _LOOK_SECONDS = 60.0
 """How often it looks at which commit its site is: that takes git, and a large site takes git some time."""
+_ENDING_SECONDS = 10.0
+"""For how long a worker that is stopped at once waits for its own processes to end."""
+_PRUNE_SECONDS = 3600.0
+"""How often it removes copies of commits that nobody has played from for long."""
 _log = structlog.get_logger(__name__)
 
 
@@ -57,6 +65,8 @@ class Presence:
     def start(self) -> None:
         """Say hello, and go on saying it."""
         self._thread.start()
+        # Not the thread that says hello: a large tree takes its time.
+        threading.Thread(target=self._prune, name="content-prune", daemon=True).start()
 
     def stopping(self) -> None:
         """The worker takes nothing new; what still plays after the grace time is handed back as interrupted."""
@@ -69,10 +79,38 @@ class Presence:
         self._thread.join(timeout=BEAT_SECONDS)
         self._remove()
 
+    def stopped_at_once(self) -> None:
+        """The worker has ended its processes, and does not wait for plays: hand those back when they have ended."""
+        self._over.set()
+        host = socket.gethostname()
+        until = time.monotonic() + _ENDING_SECONDS
+        try:
+            while any(map(psutil.pid_exists, playing(self._installation, self._node, host).values())):
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.1)
+            clear(self._installation.settings.attempts_dir)
+            hand_back(self._installation, self._node, host)
+        except (RelengqError, OSError) as error:  # the leases run out
+            _log.warning("presence.not_handed_back", worker=self._node, error=str(error))
+        self._remove()
+
     def _run(self) -> None:
-        self._write()
-        while not self._over.wait(BEAT_SECONDS):
+        pause = 0.0
+        while not self._over.wait(pause):
+            pause = BEAT_SECONDS
+            alive(self._installation.settings.health_file)
             self._write()
+
+    def _prune(self) -> None:
+        pause = 0.0
+        while not self._over.wait(pause):
+            pause = _PRUNE_SECONDS
+            try:
+                for name in prune(self._installation.settings):
+                    _log.info("content.pruned", name=name)
+            except (RelengqError, OSError) as error:
+                _log.warning("content.not_pruned", error=str(error))
 
     def _write(self, *, stopping: bool | None = None) -> None:
         database = self._installation.database
@@ -119,6 +157,8 @@ class Presence:
             pause = 1.0
 
     def _interrupt(self) -> None:
+        """Of this worker only: another one of the same name may have been started already."""
+        mine = [os.getpid(), *(each.pid for each in psutil.Process().children())]
         database = self._installation.database
         try:
             with database.write() as session:
@@ -126,6 +166,8 @@ class Presence:
                     update(Attempt)
                     .where(
                         Attempt.worker == self._node,
+                        Attempt.host == socket.gethostname(),
+                        Attempt.pid.in_(mine),
                         Attempt.state == AttemptState.RUNNING,
                         Attempt.stop_reason.is_(None),
                     )
@@ -175,12 +217,18 @@ def _ready(sender: Consumer, **_: object) -> None:
     app.presence.start()
 
 
+# Celery sends it from handlers of signals, and one handler may interrupt another: with a plain lock, two signals that
+# come together would leave the worker waiting for itself for ever.
+worker_shutting_down.lock = threading.RLock()
+
+
 @worker_shutting_down.connect
-def _shutting_down(**_: object) -> None:
-    """Called in a signal handler: the database is left to a thread."""
+def _shutting_down(how: str = "Warm", **_: object) -> None:
+    """Called in a signal handler: the database is left to a thread. The process lives until that has ended."""
     presence: Presence | None = getattr(app, "presence", None)
     if presence is not None:
-        threading.Thread(target=presence.stopping, name="presence-stopping", daemon=True).start()
+        action = presence.stopping if how == "Warm" else presence.stopped_at_once
+        threading.Thread(target=action, name="presence-stopping", daemon=how == "Warm").start()
 
 
 @worker_shutdown.connect

@@ -53,6 +53,21 @@ def configure(level: int, form: Format) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
+def adopt() -> None:
+    """Let the records of relengq go where another program, in which it runs, sends those of Python's ``logging``."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event", "run_id"], drop_missing=True),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
 def _renderer(form: Format) -> Processor:
     if form == "json":
         return structlog.processors.JSONRenderer()

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from relengq.durations import Kept
 from relengq.errors import Fault, SiteFault, did_you_mean
 
 FILE = "relengq.toml"
@@ -27,6 +28,7 @@ POOL_VARIABLE = "RELENGQ_POOL"
 """Environment variable with the name of the pool that a worker serves; ``relengq worker`` sets it."""
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
 _DATABASES = ("sqlite", "postgresql")
+_DAY = 86400.0
 _SOCKET_PATH_LIMIT = 100
 """A unix socket's path may have 107 bytes on Linux (unix(7)); a temporary name beside it must fit as well."""
 
@@ -52,6 +54,17 @@ class Settings(BaseSettings):
         description="Celery's broker, for instance redis://host:6379/0 or amqp://user@host/vhost. "
         "Empty: the embedded server that 'relengq up' starts, on a unix socket in the state directory.",
     )
+    bus_config: Path | None = Field(
+        None,
+        description="fedora-messaging's own configuration file: where the message bus is. With it, starts and "
+        "ends of runs are announced, and 'relengq up' has a listener. Relative to the site. Empty: no bus.",
+    )
+    bus_queue: str = Field(
+        "relengq",
+        min_length=1,
+        max_length=255,
+        description="Name of the queue that 'relengq listen' makes on the bus when bus_config names none.",
+    )
     secret_key_file: Path = Field(
         Path("secret.key"),
         description="File with the key that encrypts secret inputs in the database; made when missing. "
@@ -64,6 +77,25 @@ class Settings(BaseSettings):
         description="Groups and their members, beside the groups of the operating system: "
         '[groups] releng = ["alice", "bob"].',
     )
+    content_remote: str = Field(
+        "origin",
+        description="Where a worker fetches the commit of a run that its site has not got: a git URL, a path relative "
+        "to the site, or the name of a remote of the site's clone.",
+    )
+    content_path: Path = Field(
+        Path(),
+        description="Directory of the site in its git repository, for hosts whose site is no clone of it. "
+        "Empty: what the clone says, else the top.",
+    )
+    content_seconds: float = Field(
+        300.0, ge=1, description="For how long a worker waits for a commit before the attempt fails."
+    )
+    content_days: float = Field(
+        14.0,
+        gt=0,
+        description="After how many days without a play a worker removes its copy of a commit, and the cache into "
+        "which commits are fetched.",
+    )
     lease_seconds: float = Field(
         30.0,
         ge=2,
@@ -74,7 +106,7 @@ class Settings(BaseSettings):
         30.0,
         ge=1,
         description="After how long an attempt that was sent to a broker and that nobody took is sent again, "
-        "when its queue in the broker is empty.",
+        "when its queue in the broker is empty; ten times later when the queue has fewer tasks than attempts wait.",
     )
     schedule_grace: float = Field(
         60.0,
@@ -86,11 +118,44 @@ class Settings(BaseSettings):
         ge=0,
         description="For how long a stopping worker lets its steps end before it hands them back as interrupted.",
     )
+    process_guard: Literal["namespace", "cgroup", "process"] = Field(
+        "namespace",
+        description="The strongest means by which a worker may hold the processes of a play together. Each falls back "
+        "to the next where the host does not permit it, and 'relengq doctor' says which is in use: a PID namespace, "
+        "a control group, or the guard processes alone.",
+    )
     max_runs_active: int = Field(
         10_000, ge=1, description="How many runs may be unfinished at once; a start beyond it is refused."
     )
+    retention_logs: Kept = Field(
+        30 * _DAY,
+        description="For how long the output of a run's steps is kept after the run's end. Here and below, "
+        "a workflow's own 'retention' goes first, and 0 or empty is for ever.",
+    )
+    retention_events: Kept = Field(
+        90 * _DAY,
+        description="For how long it is kept what each Ansible task of a run did on each host, after the run's end.",
+    )
+    retention_runs: Kept = Field(
+        730 * _DAY,
+        description="For how long runs are kept after their end, with their inputs, steps, outputs and history.",
+    )
+    retention_keep: int = Field(
+        0, ge=0, description="How many finished runs of each workflow are kept, however young the others are; 0: all."
+    )
+    retention_keys: Kept = Field(
+        90 * _DAY,
+        description="For how long it stays known what has been dealt with: the trigger keys of runs that were pruned, "
+        "so that a message that comes again does not start again; the due times of schedules; parked messages that "
+        "were replayed or dropped.",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="How workers, beat and 'relengq up' write their own log records on standard error."
+    )
+    health_file: Path | None = Field(
+        None,
+        description="A file that a worker, a clock or a listener touches every few seconds while its loop runs; one "
+        "for each process. When it is older than a minute, the process stands still. Relative to the state directory.",
     )
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower under 'relengq up'; 0: no Flower.")
     flower_address: str = Field("127.0.0.1", description="Address on which Flower listens under 'relengq up'.")
@@ -109,6 +174,20 @@ class Settings(BaseSettings):
                 hint = did_you_mean(name, available_timezones()) or "zones are named like 'Europe/Prague'"
                 raise ValueError(f"there is no time zone '{name}' ({hint})") from None
         return name
+
+    @field_validator("content_remote")
+    @classmethod
+    def _known_remote(cls, remote: str) -> str:
+        if not remote or remote.startswith("-") or "::" in remote or not remote.isprintable():
+            raise ValueError("it is a URL (https, ssh, git, file), a path, or the name of a git remote")
+        return remote
+
+    @field_validator("content_path")
+    @classmethod
+    def _within_the_repository(cls, path: Path) -> Path:
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("it is a path from the top of the repository")
+        return path
 
     @field_validator("database_url")
     @classmethod
@@ -174,6 +253,8 @@ class Settings(BaseSettings):
                 "site": root,
                 "state_dir": state_dir,
                 "secret_key_file": state_dir / loaded.secret_key_file,
+                "health_file": state_dir / loaded.health_file if loaded.health_file else None,
+                "bus_config": root / loaded.bus_config if loaded.bus_config and loaded.bus_config.parts else None,
                 "database_url": loaded.database_url or f"sqlite:///{state_dir / 'relengq.db'}",
             }
         )
@@ -182,6 +263,16 @@ class Settings(BaseSettings):
     def attempts_dir(self) -> Path:
         """Where the plays that run on this host have their private directories."""
         return self.state_dir / "attempts"
+
+    @property
+    def content_anywhere(self) -> bool:
+        """Whether content can be had without a clone of the site: the remote is named by its address."""
+        return "/" in self.content_remote or ":" in self.content_remote
+
+    @property
+    def content_dir(self) -> Path:
+        """Where this host keeps copies of commits and what it has fetched."""
+        return self.state_dir / "content"
 
     @property
     def embedded_broker(self) -> bool:

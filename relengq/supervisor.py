@@ -22,6 +22,8 @@ from relengq.errors import Unavailable
 from relengq.processes import bound
 
 _TICK = 0.1
+_QUIET_TICK = 0.25
+"""Seconds between two looks at children that are all well; one that ends is noticed at once, by its output."""
 _STEADY = 60.0
 """A child that lived for so many seconds starts again without delay."""
 _LONGEST_DELAY = 30.0
@@ -126,7 +128,7 @@ class Supervisor:
             self._pump(_TICK)
 
     def _tick(self) -> None:
-        self._pump(_TICK)
+        self._pump(_QUIET_TICK)
         now = time.monotonic()
         for each in self._children:
             if self.stopping:

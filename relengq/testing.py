@@ -9,17 +9,23 @@
     bench.play(outputs={"compose_id": "X"})         # so does the next, with outputs
     bench.play(state="failed", message="no disk")
     assert bench.run(run_id).state == "failed"
+    [receipt] = bench.receive(bench.message("org.fedoraproject.prod.buildsys.tag", tag="f44-updates"))
+    assert receipt.disposition == "started"
 
 State is kept and advanced by the real engine in a SQLite database; only the plays are made up.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import uuid
 from collections import deque
 from datetime import timedelta
 from pathlib import Path
+
+from sqlalchemy import select
 
 from relengq.database import Database
 from relengq.documents import Json
@@ -28,10 +34,12 @@ from relengq.engine.consequences import attempt_ended
 from relengq.engine.control import approve
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation, Parcel
+from relengq.engine.intake import Intake, Receipt
 from relengq.engine.start import Started, Trigger, start
 from relengq.errors import WrongState
+from relengq.messages import Message
 from relengq.migrations import upgrade
-from relengq.models import Run
+from relengq.models import Announcement, Run
 from relengq.runs.attempts import Claim, Ending, WorkerIdentity, claim, held_attempt
 from relengq.settings import Settings
 from relengq.states import AttemptState
@@ -46,11 +54,13 @@ class Bench:
         settings = Settings.load(site)
         url = database_url or f"sqlite:///{state_dir / 'bench.db'}"
         key = state_dir / "secret.key"
-        own = {"state_dir": state_dir, "database_url": url, "secret_key_file": key}
+        bus = settings.bus_config or state_dir / "no-bus.toml"  # need not exist: nothing is sent
+        own = {"state_dir": state_dir, "database_url": url, "secret_key_file": key, "bus_config": bus}
         self.settings = settings.model_copy(update=own)
         self.sent: deque[Parcel] = deque()
         """What was handed to the broker and not played yet."""
         self.installation = Installation(self.settings, Database(url), self.sent.append)
+        self.intake = Intake(self.installation)
         upgrade(self.installation.database)
 
     def close(self) -> None:
@@ -65,6 +75,14 @@ class Bench:
         """Start a workflow by any trigger."""
         return start(self.installation, workflow, inputs, trigger)
 
+    def receive(self, *messages: Message) -> list[Receipt]:
+        """Take messages as the listener does, in one batch; says what became of each. No bus is needed."""
+        return self.intake.take(messages)
+
+    def message(self, topic: str, message_id: str | None = None, **body: Json) -> Message:
+        """A message to receive, with a new id unless one is given."""
+        return Message(message_id or str(uuid.uuid4()), topic, {}, json.dumps(body).encode())
+
     def run(self, run_id: str) -> Run:
         """The run as it stands, with its steps and attempts."""
         with self.installation.database.read() as session:
@@ -78,6 +96,12 @@ class Bench:
         """Each step's state by its label, in order."""
         return {step.label: str(step.state) for step in self.run(run_id).steps}
 
+    def announced(self, run_id: str) -> list[tuple[str, dict[str, Json]]]:
+        """What the run has announced so far, in order: topics, without the bus's prefix, and bodies."""
+        mine = select(Announcement).where(Announcement.run_id == run_id).order_by(Announcement.id)
+        with self.installation.database.read() as session:
+            return [(row.topic, row.body) for row in session.scalars(mine)]
+
     def claim(self) -> Claim | None:
         """Take the next attempt as a worker does, or None when its claim is refused."""
         if not self.sent:
@@ -87,7 +111,7 @@ class Bench:
         who = WorkerIdentity(f"bench@{socket.gethostname()}", socket.gethostname(), os.getpid())
         with database.write() as session:
             lease = timedelta(seconds=self.settings.lease_seconds)
-            return claim(session, parcel.attempt_id, who, clock=database.now, lease=lease)
+            return claim(session, parcel.attempt_id, who, clock=database, lease=lease)
 
     def finish(
         self,
@@ -101,8 +125,8 @@ class Bench:
         database = self.installation.database
         ending = Ending(AttemptState(state), message=message, outputs=outputs)
         with database.write() as session:
-            attempt = held_attempt(session, held)
-            attempt_ended(session, self.installation, attempt, ending, now=database.now(session), who="worker bench")
+            attempt, now = held_attempt(session, held, database)
+            attempt_ended(session, self.installation, attempt, ending, now=now, who="worker bench")
         send_due(self.installation)
 
     def play(

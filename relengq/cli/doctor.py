@@ -21,7 +21,7 @@ def doctor_command(setup: Setup, as_json: bool) -> int:
     """Say what is wrong with the installation, and what to do.
 
     It looks at versions, the site, the disk, the database, the broker, the
-    clock, workers, queues and schedules.
+    clock, workers, the secrets of their pools, queues and schedules.
 
     \b
     Example:     relengq doctor

@@ -24,7 +24,7 @@ from relengq.runs import results
 from relengq.runs.results import AttemptLine, TaskLine
 from relengq.states import AttemptState, StepState
 
-EVERY = 0.25
+EVERY = 0.15
 """Seconds between two looks for more output."""
 _LINE_CHARACTERS = 1 << 20
 """A line whose end has not come after so many characters is printed as far as it has."""
@@ -92,7 +92,7 @@ def _print_output(setup: Setup, choice: Choice, chosen: Sequence[AttemptLine]) -
         out.take(line)
         out.end(line)
     if not out.any:
-        warn(_nothing(choice, chosen))
+        warn(_pruned(setup, choice.run_id, results.OUTPUT) or _nothing(choice, chosen))
 
 
 def _follow(setup: Setup, choice: Choice) -> None:
@@ -117,7 +117,7 @@ def _follow(setup: Setup, choice: Choice) -> None:
                 break
         time.sleep(EVERY)
     if not out.any:
-        warn(_nothing(choice, []))
+        warn(_pruned(setup, choice.run_id, results.OUTPUT) or _nothing(choice, []))
 
 
 def _over(setup: Setup, run_id: str) -> bool:
@@ -184,6 +184,8 @@ def _print_tasks(setup: Setup, choice: Choice, chosen: Sequence[AttemptLine]) ->
     with setup.installation.database.read() as session:
         found = results.tasks(session, ids, host=choice.host, failed=choice.failed)
         known = results.hosts(session, ids) if not any(found.values()) else set()
+    if not any(found.values()) and (gone := _pruned(setup, choice.run_id, results.TASKS)):
+        raise NotFound(gone)
     if not any(found.values()) and choice.host not in known:
         hint = did_you_mean(choice.host or "", known)
         raise NotFound(f"No task of run {choice.run_id} ran on host '{choice.host}'.", hint=hint)
@@ -208,6 +210,15 @@ def _print_json(setup: Setup, choice: Choice, chosen: Sequence[AttemptLine]) -> 
         only_failed = choice.failed and choice.host is not None
         found = results.tasks(session, [line.id for line in chosen], host=choice.host, failed=only_failed)
     print_json([{**vars(line), "tasks": found[line.id]} for line in chosen])
+    if gone := _pruned(setup, choice.run_id, results.TASKS):
+        warn(gone)
+
+
+def _pruned(setup: Setup, run_id: str, what: str) -> str | None:
+    """The sentence for what was deleted of the run, or None when it was not."""
+    with setup.installation.database.read() as session:
+        found = results.pruned(session.get_one(Run, run_id))
+    return next((f"The {what} of run {run_id}: {each}." for each in found if each.what == what), None)
 
 
 def _nothing(choice: Choice, chosen: Sequence[AttemptLine]) -> str:

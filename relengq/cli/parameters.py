@@ -55,6 +55,19 @@ class Pair(click.ParamType[tuple[str, str]]):
         return key.strip(), text
 
 
+class Kept(click.ParamType[float]):
+    """For how long something is kept: ``30d``; 0 is for ever."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds."""
+        try:
+            return durations.kept(value)
+        except ValueError as error:
+            self.fail(f"{error}", param, ctx)
+
+
 class Moment(click.ParamType[datetime]):
     """A time: ISO 8601 (local unless it says its offset), ``today``, ``yesterday``, or how long ago (``2h``)."""
 

@@ -13,6 +13,7 @@ from relengq import migrations, site
 from relengq.cli import programs
 from relengq.cli.screen import warn
 from relengq.cli.setup import site_directory
+from relengq.content import trees
 from relengq.database import Database
 from relengq.embedded import Broker
 from relengq.errors import NotFound, SiteFault, did_you_mean
@@ -34,10 +35,11 @@ def worker_command(pool: str, extra: tuple[str, ...]) -> None:
     \b
     Example:     relengq worker x86
                  the same: RELENGQ_POOL=x86 celery -A relengq worker -n x86@%h -Q …
-    Exit codes:  2 its file has faults, 3 no such pool, 5 the database is not ready
+    Exit codes:  1 its file cannot be had from content_remote, 2 it has faults,
+                 3 no such pool, 5 the database is not ready
     """
     settings = _prepared()
-    found = site.load(settings.site)
+    found = _site(settings, pool)
     if pool not in found.pools:
         file = f"workers/{pool}.yml"
         faults = [fault for fault in found.faults if fault.file == file]
@@ -75,6 +77,17 @@ def flower_command(extra: tuple[str, ...]) -> None:
     settings = Settings.load()
     _tell_of_broker(settings)
     _become(programs.flower(settings, extra), {})
+
+
+def _site(settings: Settings, pool: str) -> site.Site:
+    """The host's own site; where it has none, what it has, else what the site's git remote has now."""
+    if site.is_site(settings.site) or not settings.content_anywhere:
+        return site.load(settings.site)
+    found = site.load(settings.site, whole=False)
+    if pool in found.pools or any(fault.file == f"workers/{pool}.yml" for fault in found.faults):
+        return found
+    with trees.leased(settings, trees.tip(settings)) as content:
+        return site.load(content)
 
 
 def _prepared() -> Settings:

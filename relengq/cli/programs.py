@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command lines of workers, the clock and Flower: Celery's own, as anybody may type them."""
+"""The command lines of workers, the clock, the listener and Flower, as anybody may type them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def worker(pool: Pool, extra: Sequence[str] = (), *, quiet: bool = False) -> lis
 def beat(extra: Sequence[str] = (), *, quiet: bool = False) -> list[str]:
     """The clock."""
     return celery("beat", "-l", "INFO", *extra, quiet=quiet)
+
+
+def listen() -> list[str]:
+    """The listener."""
+    return [sys.executable, "-m", "relengq", "listen"]
 
 
 def flower(settings: Settings, extra: Sequence[str] = ()) -> list[str]:

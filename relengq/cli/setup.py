@@ -65,9 +65,9 @@ class Setup:
         """Who calls."""
         return access.person(self.settings)
 
-    def trigger(self) -> Trigger:
-        """A start by the person who calls."""
-        return Trigger("person", who=self.person.name)
+    def trigger(self, request_id: str | None = None) -> Trigger:
+        """A start by the person who calls; with an id, one that is made once."""
+        return Trigger("person", who=self.person.name, key=request_id)
 
     def find(self, text: str) -> tuple[str, Workflow]:
         """The run that was typed, and its own copy of its workflow. Raises NotFound or UsageFault."""

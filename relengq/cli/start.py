@@ -29,6 +29,11 @@ from relengq.states import RunState
 )  # fmt: skip
 @click.option("--check", "only_check", is_flag=True, help="Check inputs and show what would happen; start nothing.")
 @click.option("-f", "--follow", "following", is_flag=True, help="Show it until it is over. Ctrl-C leaves it running.")
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Whatever you choose: a second start of this workflow with the same id finds the run of the first.",
+)
 @json_option
 @pass_setup
 def run_command(
@@ -38,6 +43,7 @@ def run_command(
     file: Path | None,
     only_check: bool,
     following: bool,
+    request_id: str | None,
     as_json: bool,
 ) -> int:
     """Start a workflow.
@@ -45,6 +51,7 @@ def run_command(
     Required inputs that are not given are asked for on a terminal, secret
     ones without showing them. When the broker is away the run is kept, and
     starts when it is back: a warning says so, and the exit code is still 0.
+    A script that may call again after an error gives a --request-id.
 
     \b
     Example:     relengq run nightly-compose -i release=f44 -i arches=x86_64,aarch64
@@ -64,7 +71,7 @@ def run_command(
         else:
             plan.print_plan(setup.screen, planned, f"{setup.person.name} may start it")
         return 0
-    started = start(setup.installation, flow.name, values, setup.trigger())
+    started = start(setup.installation, flow.name, values, setup.trigger(request_id))
     return _tell(setup, started, flow.name, following=following, as_json=as_json)
 
 
@@ -115,7 +122,8 @@ def _tell(setup: Setup, started: Started, workflow: str, *, following: bool, as_
         print_json({"run": started.run_id, "workflow": workflow, **_without_id(started)})
     else:
         reason = f" ({started.reason})" if started.reason else ""
-        setup.screen.line(f"Run {started.run_id} of {workflow} is {started.state}{reason}.")
+        before = "" if started.fresh else " It was started before."
+        setup.screen.line(f"Run {started.run_id} of {workflow} is {started.state}{reason}.{before}")
     if not following:
         if not as_json and not started.state.final:
             setup.screen.line(f"Follow it: relengq status {started.run_id} --follow")

@@ -16,6 +16,7 @@ import click
 from rich.text import Text
 
 from relengq import migrations
+from relengq.bus import configuration
 from relengq.cli import programs
 from relengq.cli.follow import follow
 from relengq.cli.given import gather
@@ -50,8 +51,9 @@ def up_command(setup: Setup, workflow: str | None, given: tuple[tuple[str, str],
     """Run the whole system in the foreground.
 
     That is: the database's tables, the embedded broker unless broker_url is
-    set, a worker for each pool of workers/, the clock, and Flower. One Ctrl-C
-    stops all; what was running is handed back and goes on at the next 'up'.
+    set, a worker for each pool of workers/, the clock, Flower, and with
+    bus_config the listener. One Ctrl-C stops all; what was running is handed
+    back and goes on at the next 'up'.
 
     \b
     Example:     relengq up
@@ -88,8 +90,12 @@ class _System:
 
     def stay(self) -> int:
         """Run until Ctrl-C, with everybody's output in this terminal."""
+        if self._settings.bus_config:
+            configuration.load(self._settings.bus_config)  # a file that cannot be used is said now, and once
         with self._running(self._say) as supervisor:
             supervisor.start(self._child("clock", programs.beat(quiet=True)))
+            if self._settings.bus_config:
+                supervisor.start(self._child("listener", programs.listen()))
             self._await_workers(supervisor)
             flower = self._start_flower(supervisor)
             self._welcome(flower)
@@ -190,6 +196,8 @@ class _System:
         for pool in self._pools:
             queues = ", ".join(pool.queues)
             screen.line(f"  pool {pool.name}: {pool.concurrency} at once from {queues}")
+        if self._settings.bus_config:
+            screen.line(f"  listener: to the message bus of {self._settings.bus_config}")
         if flower:
             screen.line(f"  Flower: http://{self._settings.flower_address}:{self._settings.flower_port}")
         screen.line("  In another terminal, in this directory: relengq workflows, run, runs, status, logs, doctor.")

@@ -36,6 +36,8 @@ VERBS: dict[str, Verb] = {
     "reject": Verb(RUNS, "control", "Reject the step that a run waits for."),
     "hold": Verb(RUNS, "control", "Let nothing new of a run begin."),
     "release": Verb(RUNS, "control", "Let a held run go on."),
+    "trigger": Verb(RUNS, "trigger", "Start workflows with messages from files."),
+    "parked": Verb(RUNS, "parked", "List messages that could not be used; look at one, replay or drop them."),
     "init": Verb(SITE, "site", "Make a new site."),
     "check": Verb(SITE, "site", "Find every fault in a site's files."),
     "schema": Verb(SITE, "site", "Print the JSON Schema of a kind of file."),
@@ -43,8 +45,10 @@ VERBS: dict[str, Verb] = {
     "up": Verb(SYSTEM, "up", "Run the whole system in the foreground."),
     "worker": Verb(SYSTEM, "processes", "Run a worker of a pool."),
     "beat": Verb(SYSTEM, "processes", "Run the clock."),
+    "listen": Verb(SYSTEM, "listen", "Listen to the message bus: start runs, end waits."),
     "flower": Verb(SYSTEM, "processes", "Run Flower, the console of the workers."),
     "doctor": Verb(SYSTEM, "doctor", "Say what is wrong with the installation, and what to do."),
+    "prune": Verb(SYSTEM, "prune", "Delete old output, events and runs now."),
     "db": Verb(SYSTEM, "database", "Upgrade the database, or show how far it is."),
 }
 

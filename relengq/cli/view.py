@@ -17,6 +17,7 @@ from relengq.cli.options import one_line, printable
 from relengq.cli.screen import Screen, bold, dim, duration, seconds, state
 from relengq.documents import Json
 from relengq.runs.lookup import RunLine
+from relengq.runs.results import OUTPUT
 from relengq.runs.timeline import StepLine, Timeline
 from relengq.states import RunState, StepState
 
@@ -73,6 +74,7 @@ class View:
         seen, run = self._seen, self._seen.run
         moment = self._screen.moment
         yield ("started by", f"{run.who} ({run.trigger}) at {moment(run.created_at)}")
+        yield from _message(seen.trigger_detail)
         if run.origin:
             parts = {None: "all of it", "failed": "from where it failed"}
             yield ("repeats", f"run {run.origin}, {parts.get(seen.origin_from, f'from {seen.origin_from}')}")
@@ -88,6 +90,8 @@ class View:
             yield ("stopped at", moment(seen.deadline))
         if run.state.final and run.reason:
             yield ("because", run.reason)
+        for pruned in seen.pruned:
+            yield (pruned.what, str(pruned))
 
     @staticmethod
     def _values(title: str, values: dict[str, Json]) -> Iterator[Fact]:
@@ -159,6 +163,14 @@ class View:
             yield from _indented(failure.message or "no message")
 
 
+def _message(detail: dict[str, Json]) -> Iterator[Fact]:
+    """The message that started the run, and what makes its start unique when that is not its id."""
+    if "message_id" in detail:
+        yield "message", f"{detail['message_id']} on {detail.get('topic', '')}"
+        if "key" in detail:
+            yield "key", _short(detail["key"])
+
+
 def _inputs(run: RunLine) -> str:
     """The inputs that differ from the defaults, and how many others there are."""
     told = "  ".join(f"{name}={_short(run.inputs[name])}" for name in run.given)
@@ -185,7 +197,8 @@ def advise(seen: Timeline) -> list[str]:
     if run.state is RunState.HELD:
         found.append(f"relengq release {run.id}   (--fail gives up steps that were lost)")
     if run.state is RunState.FAILED:
-        if any(step.state is StepState.FAILED and step.attempts for step in seen.steps):
+        gone = any(pruned.what == OUTPUT for pruned in seen.pruned)
+        if not gone and any(step.state is StepState.FAILED and step.attempts for step in seen.steps):
             found.append(f"relengq logs {run.id} --failed")
         if not seen.reruns:
             found.append(f"relengq rerun {run.id} --failed")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import click
@@ -74,6 +75,7 @@ def show_command(workflow: str, as_json: bool) -> None:
         screen.line(
             f"  {number}. ".ljust(6), Text(step.name), dim(f"  {'; '.join(filter(None, _about_step(step, flow)))}")
         )
+    _show_messages(screen, flow)
     _show_policies(screen, found, flow)
     screen.line()
     screen.line(dim(f"Start it: {_example(flow)}"))
@@ -147,6 +149,10 @@ def _about_step(step: Step, flow: Workflow) -> Iterator[str]:
         yield _limit(step.approval.timeout)
     elif isinstance(step, WaitForStep):
         yield f"waits for message {step.wait_for.message}"
+        if step.wait_for.if_:
+            yield f"if {step.wait_for.if_}"
+        if step.wait_for.fail_if:
+            yield f"fails if {step.wait_for.fail_if}"
         yield _limit(step.wait_for.timeout)
     if step.matrix:
         yield "once for each " + " × ".join(f"{axis} of {_axis(values)}" for axis, values in step.matrix.items())
@@ -173,11 +179,30 @@ def _axis(values: Json) -> str:
     return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
+def _show_messages(screen: Screen, flow: Workflow) -> None:
+    """The messages that start it: under which condition, with which inputs, and what makes two the same."""
+    if not flow.on:
+        return
+    screen.line()
+    screen.line(bold("Messages that start it"))
+    for trigger in flow.on:
+        screen.line(f"  {trigger.message}")
+        inputs = [f"{name}={_value(value)}" for name, value in trigger.inputs.items()]
+        facts = [("if", trigger.if_), *(("inputs" if not at else "", each) for at, each in enumerate(inputs))]
+        for title, fact in [*facts, ("key", trigger.key or "the message's id")]:
+            if fact:
+                screen.line(dim(f"    {title:8}"), fact)
+
+
+def _value(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _show_policies(screen: Screen, found: Site, flow: Workflow) -> None:
     facts = {
         "One at a time": f"{flow.concurrency.group} ({flow.concurrency.when_busy})" if flow.concurrency else "",
         "At most": human(flow.timeout) if flow.timeout else "",
-        "Started by": _starts(found, flow),
+        "Schedules": ", ".join(_schedules(found, flow)),
         "Who may start it": " or ".join(flow.access.launch or ()),
         "Who may read logs": " or ".join(flow.access.logs or ()),
         "Secrets": ", ".join(flow.secrets),

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from relengq.database import away
 from relengq.documents import Json
 from relengq.durations import human
-from relengq.engine import context
+from relengq.engine import context, waits
 from relengq.engine.installation import Installation
 from relengq.engine.matrix import instances
 from relengq.errors import ExpressionFault
@@ -188,11 +187,26 @@ class Advance:
                 reason += f": {render(declared.approval.note, self.context(row.matrix))}"[:_NOTE_CHARACTERS]
         elif isinstance(declared, WaitForStep):
             timeout = declared.wait_for.timeout
-            reason = f"message {declared.wait_for.message}"
+            reason = waits.waits_for(declared.wait_for)
         else:
             raise ExpressionFault(f"step kind '{declared.kind}' cannot be played by this version.")
         row.due_at = self.now + timedelta(seconds=timeout) if timeout else None
         move_step(self.session, row, StepState.WAITING, now=self.now, reason=reason)
+        if isinstance(declared, WaitForStep):
+            waits.look_over(self.session, row, declared, self.context(row.matrix), self.now)
+
+    def answered(self, only: Collection[int] | None = None) -> bool:
+        """Let kept messages end the steps that wait for one; returns whether anything has changed.
+
+        Of the kept messages those ``only``, without it all. The caller lets the run go on.
+        """
+        changed = False
+        for row in waits.waiting_steps(self.run):
+            declared, before = self.chain[row.position], row.reason
+            if isinstance(declared, WaitForStep):
+                waits.look_over(self.session, row, declared, self.context(row.matrix), self.now, only)
+                changed = changed or row.reason != before
+        return changed
 
     def _show(self) -> None:
         """Let the run's own state follow its steps'."""
@@ -244,20 +258,36 @@ def _uses_matrix(when: str) -> bool:
     return any(path[0] == "matrix" for path in references(when, bare=True))
 
 
-def advance(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+def advance(session: Session, installation: Installation, run: Run, now: datetime, *, guarded: bool = True) -> None:
     """Take a run as far as it can go, and when it ends, the runs that waited for its group.
 
     Within the caller's transaction, which has locked the run. A fault that is nobody's doing breaks the run off, so
     that what led here (an attempt that has ended) is kept. Raises only what the database raises when it is away.
+    Not ``guarded``, a fault of this run is raised, and the caller gives up the transaction.
     """
     following: Run | None = run
     for _ in range(_ADMITTED_AT_ONCE):
-        if following is None or not _go(session, installation, following, now):
+        if following is None or not _go(session, installation, following, now, guarded=guarded or following is not run):
             return
         following = _next_in_line(session, following.group_name)
 
 
-def _go(session: Session, installation: Installation, run: Run, now: datetime) -> bool:
+def answer(
+    session: Session, installation: Installation, run: Run, now: datetime, only: Collection[int] | None = None
+) -> None:
+    """Let kept messages end the run's waits, and the run go on; ``only`` as for ``waits.look_over``.
+
+    Within the caller's transaction, which has locked the run. Faults are dealt with as in ``advance``.
+    """
+
+    def answered() -> bool:
+        return Advance(session, installation, run, now).answered(only)
+
+    if or_break_off(session, run, now, answered):
+        advance(session, installation, run, now)
+
+
+def _go(session: Session, installation: Installation, run: Run, now: datetime, *, guarded: bool) -> bool:
     """Advance one run; returns whether its group has become free."""
 
     def onward() -> bool:
@@ -265,7 +295,7 @@ def _go(session: Session, installation: Installation, run: Run, now: datetime) -
         advancing.go()
         return advancing.freed
 
-    return or_break_off(session, run, now, onward)
+    return or_break_off(session, run, now, onward) if guarded else onward()
 
 
 def or_break_off(session: Session, run: Run, now: datetime, action: Callable[[], bool]) -> bool:
@@ -275,10 +305,8 @@ def or_break_off(session: Session, run: Run, now: datetime, action: Callable[[],
         with session.begin_nested():
             done = action()
             session.flush()
-    except (OperationalError, PoolTimeout):
-        raise
     except Exception as error:
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
+        if away(error):
             raise
         _log.exception("advance.fault", run_id=run.id)
         return break_off(session, run, now, f"a bug in relengq, {type(error).__name__}; its log has the traceback")

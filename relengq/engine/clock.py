@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from relengq.engine.advance import advance, break_off
+from relengq.engine import waits
+from relengq.engine.advance import advance, answer, break_off
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.control import stop_in
 from relengq.engine.dispatch import resend_unclaimed, send_due
 from relengq.engine.installation import Installation
+from relengq.engine.retention import Retention
+from relengq.engine.timekeeping import Timekeeper
 from relengq.errors import BrokerUnavailable, DatabaseUnavailable
 from relengq.models import Attempt, GroupHolder, Run, Step
 from relengq.runs.attempts import Ending
@@ -30,6 +33,9 @@ from relengq.workflows import ApprovalStep, WaitForStep
 
 WHO = "clock"
 _BATCH = 100
+_MESSAGES_EVERY = 60.0
+_OVERLAP = timedelta(minutes=5)
+"""So much longer than a transaction lasts that none that kept a message is overlooked."""
 _log = structlog.get_logger(__name__)
 
 Duty = Callable[[Session, Installation, Run, datetime], None]
@@ -41,13 +47,20 @@ class Clock:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._look_at = 0.0
+        self._messages_at = 0.0
+        self._messages_since: datetime | None = None
         self._broker_away = False
+        self._timekeeper = Timekeeper(installation)
+        self._retention = Retention(installation)
 
     def tick(self) -> None:
         """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
         installation = self._installation
-        _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
+        self._timekeeper.look()
+        if self._timekeeper.judges_leases:
+            _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
         _each(installation, "waits.timed_out", _with_expired_waits(installation), _end_waits)
+        self._look_over_messages()
         _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
         _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
         try:
@@ -61,6 +74,20 @@ class Clock:
             if self._broker_away:
                 _log.info("broker.back")
             self._broker_away = False
+        self._retention.tick()
+
+    def _look_over_messages(self) -> None:
+        """Once a minute, hand on kept messages whose listener died before it did, and delete those of no use."""
+        if time.monotonic() < self._messages_at:
+            return
+        installation = self._installation
+        now = installation.now()
+        _each(installation, "waits.answered", _with_kept_messages(installation, self._messages_since), _answer)
+        with installation.database.write() as session:
+            if gone := waits.unneeded(session, now):
+                _log.info("messages.forgotten", count=gone)
+        self._messages_at = time.monotonic() + _MESSAGES_EVERY
+        self._messages_since = now - _OVERLAP
 
     def _resend(self) -> None:
         """Look for attempts that the broker has lost, every third of ``resend_seconds``."""
@@ -132,6 +159,7 @@ def _with_expired_waits(installation: Installation) -> list[str]:
 
 
 def _end_waits(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    answer(session, installation, run, now)  # what came in time is not to be missed for having been kept just now
     workflow = workflow_of(run)
     for step in run.steps:
         if step.state is not StepState.WAITING or step.due_at is None or step.due_at >= now:
@@ -140,7 +168,8 @@ def _end_waits(session: Session, installation: Installation, run: Run, now: date
         go_on = (isinstance(declared, ApprovalStep) and declared.approval.on_timeout == "continue") or (
             isinstance(declared, WaitForStep) and declared.wait_for.on_timeout == "continue"
         )
-        reason = f"nobody answered in time ({step.reason})" if step.kind == "approval" else f"no {step.reason} in time"
+        what = "nobody answered" if step.kind == "approval" else "nothing came"
+        reason = f"{what} in time ({step.reason})"
         if go_on:
             step.outputs = {"timed_out": True}
             move_step(session, step, StepState.SUCCEEDED, now=now, reason=reason, who=WHO)
@@ -149,20 +178,31 @@ def _end_waits(session: Session, installation: Installation, run: Run, now: date
     advance(session, installation, run, now)
 
 
+def _with_kept_messages(installation: Installation, since: datetime | None) -> list[str]:
+    """The runs that wait for a message, when one has been kept since then that fits one of their waits."""
+    with installation.database.read() as session:
+        return waits.runs_to_answer(session, since)
+
+
+def _answer(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    answer(session, installation, run, now)
+
+
 def _past_deadline(installation: Installation) -> list[str]:
-    unfinished = [state for state in RunState if not state.final]
     with installation.database.read() as session:
         now = installation.database.now(session)
         return list(
             session.scalars(
                 select(Run.id)
-                .where(Run.state.in_(unfinished), Run.deadline < now, Run.stop_as.is_(None), Run.result.is_(None))
+                .where(Run.finished_at.is_(None), Run.deadline < now, Run.stop_as.is_(None), Run.result.is_(None))
                 .limit(_BATCH)
             )
         )
 
 
 def _end_run(session: Session, installation: Installation, run: Run, now: datetime) -> None:
+    if run.stop_as or run.result or run.deadline is None or run.deadline >= now:
+        return  # another clock was quicker: to stop a run twice would stop its ``finally`` too
     stop_in(session, installation, run, result="failed", who=WHO, now=now)
 
 
@@ -175,6 +215,7 @@ def _first_in_free_groups(installation: Installation) -> list[str]:
             .where(
                 Run.state == RunState.QUEUED,
                 Run.started_at.is_(None),
+                Run.finished_at.is_(None),
                 Run.held.is_(False),
                 Run.group_name.is_not(None),
                 Run.group_name.not_in(held),

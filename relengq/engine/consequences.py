@@ -19,14 +19,26 @@ from relengq.workflows import PlaybookStep, Retry
 
 
 def attempt_ended(
-    session: Session, installation: Installation, attempt: Attempt, ending: Ending, *, now: datetime, who: str
+    session: Session,
+    installation: Installation,
+    attempt: Attempt,
+    ending: Ending,
+    *,
+    now: datetime,
+    who: str,
+    guarded: bool = True,
 ) -> None:
     """Store the ending, settle the step, and advance the run, all in the caller's transaction.
 
-    Whatever is wrong with what follows, the ending is kept: a step that was played is not played again for it.
+    Whatever is wrong with what follows, the ending is kept: a step that was played is not played again for it. Not
+    ``guarded``, what is wrong is raised, and the caller gives up the transaction and does it again in a guarded way.
     """
     end_attempt(session, attempt, ending, now=now, who=who)
     step = attempt.step
+    if not guarded:
+        _settle(session, step, attempt, ending, now)
+        advance(session, installation, step.run, now, guarded=False)
+        return
 
     def settled() -> bool:
         _settle(session, step, attempt, ending, now)
@@ -59,7 +71,7 @@ def _failed(
     step.failures += 1
     retry = declared.retry
     message = ending.message or f"{ending.state}"
-    if step.failures < retry.attempts and not step.run.stop_as:
+    if step.failures < retry.attempts and (step.final or not step.run.stop_as):
         due = now + timedelta(seconds=delay(retry, step.failures))
         _again(session, step, attempt, now, due, f"try {step.failures + 1} of {retry.attempts}; {message}")
     else:
@@ -81,6 +93,8 @@ def _lost(session: Session, step: Step, declared: PlaybookStep, attempt: Attempt
     where = f"lost with its worker on {attempt.host}"
     if declared.on_lost == "hold":
         move_step(session, step, StepState.HELD, now=now, reason=f"attempt {attempt.number} was {where}")
+        if step.run.held:  # whoever releases the run is to know that this step is played again by it
+            step.run.reason = f"{step.run.reason or 'held'}; {step.label}: {step.reason}"
     elif declared.on_lost == "fail" or step.losses > declared.lost_limit:
         times = f" ({step.losses} times)" if step.losses > 1 else ""
         move_step(session, step, StepState.FAILED, now=now, reason=f"attempt {attempt.number} was {where}{times}")

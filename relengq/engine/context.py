@@ -12,6 +12,8 @@ from relengq.models import Run, Step
 from relengq.states import StepState
 
 Context = dict[str, Json]
+OUTPUTS_LIMIT = 1024 * 1024
+"""Bytes of JSON that a step may hand on; more belongs into a file."""
 
 
 def build(

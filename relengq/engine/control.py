@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -11,11 +12,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from relengq.engine.advance import advance
+from relengq.engine.consequences import attempt_ended
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
+from relengq.engine.unheard import until_heard
 from relengq.errors import NotFound, Unavailable, UsageFault, WrongState, did_you_mean
-from relengq.models import Run, Step
-from relengq.runs.attempts import cancel_queued, queue_attempt, queued_runs, stop_running
+from relengq.models import Attempt, History, Run, Step
+from relengq.runs.attempts import Ending, cancel_queued, queue_attempt, queued_runs, stop_running
 from relengq.runs.moves import move_run, move_step, record
 from relengq.states import AttemptState, RunState, StepState
 
@@ -25,18 +28,42 @@ Action = Callable[[Session, Run, datetime], None]
 
 
 def _act(installation: Installation, run_id: str, action: Action) -> None:
-    """Do something to a run in one transaction with the run locked, then send what it queued."""
-    with installation.database.write() as session:
-        run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
-        if run is None:
-            raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
-        action(session, run, installation.database.now(session))
-        session.flush()
-        queued = queued_runs(session) | {run_id}
+    """Do something to a run in one transaction with the run locked, then send what it queued.
+
+    Every action leaves a line in the history. By its moment a try is recognised that was committed while the connection
+    broke: it is not done again, since a second cancel is more than one.
+    """
+    queued = {run_id}
+    moment: datetime | None = None
+
+    def once() -> None:
+        nonlocal moment
+        with installation.database.write() as session:
+            run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
+            if run is None:
+                raise NotFound(f"There is no run {run_id}.", hint="See 'relengq runs'.")
+            if moment is not None and _recorded(session, run_id, moment):
+                return
+            now = installation.database.now(session)
+            action(session, run, now)
+            session.flush()
+            queued.update(queued_runs(session))
+            moment = now
+
+    until_heard(once, lambda: moment is not None)
+    _send(installation, run_id, queued)
+
+
+def _send(installation: Installation, run_id: str, queued: set[str]) -> None:
     try:
         send_due(installation, queued)
     except Unavailable as error:  # what was asked for is done; the clock sends
         _log.warning("dispatch.postponed", run_id=run_id, error=str(error))
+
+
+def _recorded(session: Session, run_id: str, at: datetime) -> bool:
+    line = select(History.id).where(History.run_id == run_id, History.at == at).limit(1)
+    return session.scalar(line) is not None
 
 
 def cancel(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:
@@ -65,6 +92,68 @@ def cancel_in(
     """Cancel within the caller's transaction, which has locked the run."""
     record(session, run, "cancel requested", now=now, who=who, note=note)
     stop_in(session, installation, run, result="cancelled", who=who, now=now)
+
+
+@dataclass(frozen=True)
+class Player:
+    """The process that plays an attempt."""
+
+    node: str | None
+    host: str | None
+    pid: int | None
+
+
+def cancel_attempt(installation: Installation, attempt_id: int, *, who: str, note: str, running: bool) -> Player | None:
+    """Cancel the run of an attempt that is queued or, with ``running``, that is played. Any number of calls are one.
+
+    An attempt that has ended, or is unknown, is left alone. Returns who plays it. Raises DatabaseUnavailable.
+    """
+    with installation.database.write() as session:
+        attempt = _locked(session, attempt_id)
+        if attempt is None or attempt.state.final:
+            return None
+        played = attempt.state is AttemptState.RUNNING
+        if (played and not running) or attempt.stop_reason == "cancelled":
+            return _player(attempt) if played else None
+        run = session.get_one(Run, attempt.run_id)
+        cancel_in(session, installation, run, who=who, now=installation.database.now(session), note=note)
+        session.flush()
+        queued = queued_runs(session)
+    _log.info("run.cancelled", run_id=attempt.run_id, who=who, note=note)
+    _send(installation, attempt.run_id, queued)
+    return _player(attempt) if played else None
+
+
+def _player(attempt: Attempt) -> Player:
+    return Player(attempt.worker, attempt.host, attempt.pid)
+
+
+def end_killed(installation: Installation, attempt_id: int, node: str, host: str, pid: int) -> None:
+    """End a cancelled attempt in the place of the process that was killed while it played it.
+
+    Raises DatabaseUnavailable.
+    """
+    with installation.database.write() as session:
+        attempt = _locked(session, attempt_id)
+        if attempt is None or attempt.state is not AttemptState.RUNNING or attempt.stop_reason != "cancelled":
+            return
+        if (attempt.worker, attempt.host, attempt.pid) != (node, host, pid):
+            return
+        now = installation.database.now(session)
+        ending = Ending(AttemptState.CANCELLED, message="its process was killed by Celery")
+        attempt_ended(session, installation, attempt, ending, now=now, who=f"worker {host}")
+        session.flush()
+        queued = queued_runs(session)
+    _send(installation, attempt.run_id, queued)
+
+
+def _locked(session: Session, attempt_id: int) -> Attempt | None:
+    """The attempt as it is while its run is locked."""
+    attempt = session.get(Attempt, attempt_id)
+    if attempt is not None:
+        session.get_one(Run, attempt.run_id, with_for_update=True)
+        session.refresh(attempt)
+    return attempt
 
 
 def stop_in(session: Session, installation: Installation, run: Run, *, result: str, who: str, now: datetime) -> None:

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from relengq.celery import queue_length
 from relengq.engine.installation import Installation, Parcel
 from relengq.errors import BrokerUnavailable
 from relengq.models import Attempt, Run
+from relengq.runs.attempts import queued_attempts
 from relengq.states import AttemptState, RunState
 
 _BATCH = 200
@@ -29,9 +31,26 @@ def send_due(installation: Installation, run_ids: Collection[str] | None = None)
     """
     if run_ids is not None and not run_ids:
         return 0
+    return send(installation, _due(installation, run_ids))
+
+
+def parcels(session: Session, now: datetime) -> list[Parcel]:
+    """What the session has queued and may be sent as soon as that is committed; what is due later is left to the clock.
+
+    The session has been flushed.
+    """
+    return [
+        Parcel(attempt.id, f"{attempt.id}.{attempt.sends + 1}", attempt.queue, attempt.label)
+        for attempt in queued_attempts(session)
+        if attempt.state is AttemptState.QUEUED and attempt.due_at <= now and not attempt.step.run.held
+    ]
+
+
+def send(installation: Installation, due: Iterable[Parcel]) -> int:
+    """Send these, and mark them as sent, as ``send_due`` does."""
     sent: list[int] = []
     try:
-        for parcel in _due(installation, run_ids):
+        for parcel in due:
             try:
                 installation.send(parcel)
             except BrokerUnavailable:
@@ -73,21 +92,21 @@ def _due(installation: Installation, run_ids: Collection[str] | None) -> list[Pa
 
 
 def _mark(installation: Installation, attempt_ids: list[int]) -> None:
-    with installation.database.write() as session:
-        session.execute(
-            update(Attempt)
-            .where(Attempt.id.in_(attempt_ids))
-            .values(sent_at=installation.database.now(session), sends=Attempt.sends + 1)
-        )
+    # By itself, so that the worker that takes one of them just now has to wait for its row as little as can be.
+    database = installation.database
+    database.execute(
+        update(Attempt).where(Attempt.id.in_(attempt_ids)).values(sent_at=database.moment(), sends=Attempt.sends + 1)
+    )
 
 
 def resend_unclaimed(installation: Installation, now: datetime) -> int:
     """Send again what was sent, was not claimed, and is no longer in the broker. Returns how many are to be sent.
 
-    The broker lost it (a restart, a flush, a purge), or a worker took it and died before the claim. A queue that still
-    has tasks is mostly left alone: they only wait for a free worker. But what one worker took cannot be told from
-    what waits behind others there, so after a longer time, and more seldom each time, everything is sent again: of
-    several deliveries one can be claimed. Raises BrokerUnavailable.
+    The broker lost it (a restart, a flush, a purge), or a worker took it and died before the claim. A queue that has a
+    task for each attempt that waits is left alone: they only wait for a free worker. With fewer, those that are missing
+    cannot be told from the others, so after a longer time, and more seldom each time, everything is sent again: of
+    several deliveries one can be claimed. So a queue never has more than two tasks for each attempt that waits, however
+    long it waits. Raises BrokerUnavailable.
     """
     patience = timedelta(seconds=installation.settings.resend_seconds)
     with installation.database.read() as session:
@@ -97,9 +116,11 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
             .order_by(Attempt.id)
             .limit(_LOOKED_AT)
         ).all()
-    empty = {queue for queue in {row.queue for row in rows} if not queue_length(queue)}
+    short = _short(installation, {row.queue for row in rows})
     lost = [
-        row.id for row in rows if row.queue in empty or now - row.sent_at > patience * (_LONGER * max(row.sends, 1))
+        row.id
+        for row in rows
+        if row.queue in short and (not short[row.queue] or now - row.sent_at > patience * _LONGER * max(row.sends, 1))
     ]
     for begin in range(0, len(lost), _BATCH):
         with installation.database.write() as session:
@@ -111,3 +132,15 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
     if lost:
         _log.warning("attempts.lost_by_broker", count=len(lost))
     return len(lost)
+
+
+def _short(installation: Installation, queues: Collection[str]) -> dict[str, int]:
+    """Those of the queues that have fewer tasks in the broker than attempts were sent to them, with how many."""
+    lengths = {queue: queue_length(queue) or 0 for queue in queues}
+    with installation.database.read() as session:
+        rows = session.execute(
+            select(Attempt.queue, func.count())
+            .where(Attempt.queue.in_(queues), Attempt.state == AttemptState.QUEUED, Attempt.sent_at.is_not(None))
+            .group_by(Attempt.queue)
+        )
+        return {queue: lengths[queue] for queue, waiting in rows if lengths[queue] < waiting}

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from relengq.announcements.outbox import Outbox
 from relengq.celery import enqueue
 from relengq.content import Revision, revision
 from relengq.database import Database
+from relengq.documents import Json
+from relengq.engine import context
+from relengq.models import Run
+from relengq.runs.census import Census
 from relengq.secretbox import SecretBox
 from relengq.settings import Settings
 from relengq.site import Site, SiteCache
@@ -39,7 +44,13 @@ class Installation:
         self.database = database or Database(settings.database_url)
         self.secrets = SecretBox(settings.secret_key_file)
         self.send: Send = send or _send
-        self._site = SiteCache(settings.site)
+        self.census = Census()
+        self._site = SiteCache(settings.site, whole=not settings.content_anywhere)
+        if settings.bus_config is not None:
+            self.database.before_commit.append(Outbox(self._sees, settings.bus_config))
+
+    def _sees(self, run: Run, matrix: Mapping[str, Json] | None) -> context.Context:
+        return context.build(run, run.steps, site=self.settings.site, state_dir=self.settings.state_dir, matrix=matrix)
 
     @property
     def site(self) -> Site:

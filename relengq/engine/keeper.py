@@ -24,6 +24,11 @@ _KILLED_AT = 0.9
 _log = structlog.get_logger(__name__)
 
 
+def asleep() -> float:
+    """For how many seconds this machine has been suspended since it was started: monotonic time leaves them out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class Keeper:
     """Renews a lease while the ``with`` block lasts. ``stop()`` says whether, and why, the play must end.
 
@@ -36,7 +41,9 @@ class Keeper:
         self._lease = installation.settings.lease_seconds
         self._reason: Stop | None = None
         self._over = threading.Event()
+        self._ending = threading.Event()
         self._renewed = since
+        self._slept = asleep()
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{claim.attempt_id}", daemon=True)
 
     def __enter__(self) -> Keeper:
@@ -51,10 +58,15 @@ class Keeper:
 
     def stop(self) -> Stop | None:
         """Why the play must stop, or None. A lease that could run out elsewhere is a reason of its own."""
-        if self._reason is None and time.monotonic() - self._renewed > self._lease * _GIVE_UP_AT:
+        old = time.monotonic() - self._renewed + asleep() - self._slept
+        if self._reason is None and old > self._lease * _GIVE_UP_AT:
             _log.error("lease.not_renewed", run_id=self._claim.run_id, attempt=self._claim.label)
             self._reason = Stop.LOST
         return self._reason
+
+    def ending(self) -> None:
+        """The play has ended, and that is being stored: whether the attempt is still ours will be found out by that."""
+        self._ending.set()
 
     def until(self) -> float:
         """When the play must have ended, in monotonic seconds, if this process could not renew the lease again."""
@@ -67,17 +79,17 @@ class Keeper:
                 self._renew()
 
     def _renew(self) -> None:
-        asked = time.monotonic()
+        asked, slept = time.monotonic(), asleep()
         try:
             with self._installation.database.write() as session:
                 now = self._installation.database.now(session)
                 reason = renew(session, self._claim, now=now, lease=timedelta(seconds=self._lease))
         except StaleAttempt as error:
-            if not self._over.is_set():  # else it has just ended, and that is why
+            if not self._ending.is_set():  # else its own ending has just been stored, and that is why
                 _log.error("lease.taken_away", run_id=self._claim.run_id, error=str(error))
                 self._reason = Stop.LOST
         except DatabaseUnavailable as error:
             _log.warning("lease.database_away", run_id=self._claim.run_id, error=str(error))
         else:
-            self._renewed = asked
+            self._renewed, self._slept = asked, slept
             self._reason = Stop(reason) if reason else None

@@ -21,9 +21,10 @@ def hold(installation: Installation, name: str, holder: str, seconds: float) -> 
     with database.write() as session:
         now = database.now(session)
         until = now + timedelta(seconds=seconds)
+        too_far = until + timedelta(seconds=seconds)  # the database's time has been set back since
         taken = session.execute(
             update(Lease)
-            .where(Lease.name == name, or_(Lease.holder == holder, Lease.until < now))
+            .where(Lease.name == name, or_(Lease.holder == holder, Lease.until < now, Lease.until > too_far))
             .values(holder=holder, until=until, fence=Lease.fence + 1)
             .returning(Lease.name)
         ).one_or_none()

@@ -8,47 +8,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.orm import Session
+from billiard import process
 
-from relengq.content import tree
 from relengq.documents import Json
 from relengq.engine import context
 from relengq.engine.installation import Installation
 from relengq.errors import AttemptFault
-from relengq.execution import PlayOrder
+from relengq.execution import Means, PlayOrder, Warm
 from relengq.expressions import render
 from relengq.models import Attempt, Run, Step
 from relengq.pools import Pool
-from relengq.runs.attempts import Claim
 from relengq.runs.definitions import workflow_of
+from relengq.secrets import Surroundings, password_file, resolve, withheld
 from relengq.settings import POOL_VARIABLE
+from relengq.site import is_site, load
 from relengq.workflows import PlaybookStep
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that has to be read from the database before an attempt can be played."""
+    """What has to be known of an attempt before it can be played."""
 
     run: Run
     step: Step
     steps: list[Step]
     declared: PlaybookStep
+    secrets: tuple[str, ...]
+    """Names of the secrets that the step gets."""
     attempt: int
+    fence: int
 
 
-def prepare(session: Session, claimed: Claim) -> Prepared:
-    """Read it. Raises AttemptFault when the step is of a kind that no worker plays."""
-    attempt = session.get_one(Attempt, claimed.attempt_id)
+def prepare(attempt: Attempt) -> Prepared:
+    """What a claim has read. Raises AttemptFault when the step is of a kind that no worker plays."""
     step = attempt.step
     run = step.run
-    declared = workflow_of(run).chain[step.position]
+    workflow = workflow_of(run)
+    declared = workflow.chain[step.position]
     if not isinstance(declared, PlaybookStep):
         raise AttemptFault(f"step '{step.name}' is of kind {declared.kind}, which no worker plays")
-    return Prepared(run, step, list(run.steps), declared, attempt.number)
+    names = tuple(workflow.secrets_of(declared))
+    return Prepared(run, step, list(run.steps), declared, names, attempt.number, attempt.fence)
 
 
-def play_order(installation: Installation, prepared: Prepared, secrets: Mapping[str, Json]) -> PlayOrder:
-    """What to play. Raises AttemptFault, ExpressionFault (whose text may have values of secrets) or OSError."""
+def pool_secrets(installation: Installation, prepared: Prepared, content: Path) -> dict[str, str]:
+    """The secrets that the step gets, as they are on this worker now. Raises SecretFault for one that is not there."""
+    pool = _pool(installation, content) if prepared.secrets else None
+    return resolve(prepared.secrets, pool, _around(installation))
+
+
+def play_order(
+    installation: Installation,
+    prepared: Prepared,
+    inputs: Mapping[str, Json],
+    secrets: Mapping[str, str],
+    content: Path,
+) -> PlayOrder:
+    """What to play, with the files in ``content``, with secret inputs and secrets of the pool.
+
+    Raises AttemptFault, ExpressionFault (whose text may have values of secrets) or OSError.
+    """
     settings = installation.settings
     run, step, declared = prepared.run, prepared.step, prepared.declared
     sees = context.build(
@@ -56,64 +75,97 @@ def play_order(installation: Installation, prepared: Prepared, secrets: Mapping[
         prepared.steps,
         site=settings.site,
         state_dir=settings.state_dir,
-        inputs={**run.inputs, **secrets},
+        inputs={**run.inputs, **inputs},
         matrix=step.matrix,
     )
-    content = tree(settings, run.revision, dirty=run.dirty)
-    pool = _pool(installation)
+    pool = _pool(installation, content)
     return PlayOrder(
         label=f"{run.workflow}: {step.label} #{prepared.attempt}",
         playbooks=content / "playbooks",
         playbook=declared.playbook,
         workdir=settings.attempts_dir,
-        variables=_variables(prepared, sees),
-        environment=_environment(pool, content),
-        hidden=leaves(secrets),
+        variables=_variables(prepared, sees, secrets),
+        environment=_environment(installation, pool, content),
+        withheld=withheld(pool) if pool else frozenset(),
+        hidden=(*leaves(inputs), *secrets.values()),
         timeout=declared.timeout,
+        memory=pool.limits.memory if pool else None,
+        guard=Means(settings.process_guard),
+        warm=_warm(installation, pool),
         inventory=declared.inventory,
         limit=_text(declared.limit, sees, "limit"),
         tags=tuple(declared.tags),
         skip_tags=tuple(declared.skip_tags),
+        forks=pool.usual_forks if pool else None,
         verbosity=declared.verbosity,
         check=declared.check,
         diff=declared.diff,
     )
 
 
-def _variables(prepared: Prepared, sees: context.Context) -> dict[str, Json]:
+def _variables(prepared: Prepared, sees: context.Context, secrets: Mapping[str, str]) -> dict[str, Json]:
     """The step's own ``vars``, whose names the workflow's author chose, and all run data under one name."""
-    rendered = render(prepared.declared.vars, sees)
+    all_of_it: context.Context = {**sees, "secrets": dict(secrets)}
+    rendered = render(prepared.declared.vars, all_of_it)
     own = rendered if isinstance(rendered, dict) else {}
     data: dict[str, Json] = {
-        **sees,
+        **all_of_it,
         "step": {"name": prepared.step.name, "instance": prepared.step.instance},
         "attempt": prepared.attempt,
+        "fence": prepared.fence,
     }
     return {**own, "relengq": data}
 
 
-def _environment(pool: Pool | None, content: Path) -> dict[str, str]:
+def _around(installation: Installation) -> Surroundings:
+    """Where this worker looks for secrets: in the site as it is now, whatever the run's content is."""
+    return Surroundings(installation.settings.site, os.environ)
+
+
+def _environment(installation: Installation, pool: Pool | None, content: Path) -> dict[str, str]:
     """The pool's own environment, and where its Ansible configuration is."""
     if pool is None:
         return {}
     environment = dict(pool.environment)
     if pool.ansible.config:
         environment["ANSIBLE_CONFIG"] = str(content / pool.ansible.config)
+    if (password := password_file(pool, _around(installation))) is not None:
+        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = password
     if pool.ansible.forks:
         environment["ANSIBLE_FORKS"] = str(pool.ansible.forks)
     return environment
 
 
-def _pool(installation: Installation) -> Pool | None:
-    """The pool that this worker serves. Without its file a play would meet another inventory and other credentials."""
+def _warm(installation: Installation, pool: Pool | None) -> Warm | None:
+    """The servers that the processes of this worker share: they end with the worker, not with one of these."""
+    if pool is None or pool.ansible.warm == "off":
+        return None
+    here = process.current_process()
+    owner = os.getpid() if here.name == "MainProcess" else os.getppid()
+    return Warm(warm_directory(installation, pool), owner)
+
+
+def warm_directory(installation: Installation, pool: Pool) -> Path:
+    """Where a pool's servers with Ansible loaded are."""
+    return installation.settings.state_dir / "warm" / pool.name
+
+
+def _pool(installation: Installation, content: Path) -> Pool | None:
+    """The pool that this worker serves, as its host has it; where the host has no site, as the run's content has it.
+
+    Without its file a play would meet another inventory and other credentials.
+    """
     name = os.environ.get(POOL_VARIABLE)
     if not name:
         return None
-    if name not in installation.site.pools:
+    pools = installation.site.pools
+    if name not in pools and not is_site(installation.settings.site):
+        pools = load(content).pools
+    if name not in pools:
         raise AttemptFault(
             f"workers/{name}.yml, the pool of this worker, is missing or faulty.", hint="'relengq check' says why."
         )
-    return installation.site.pools[name]
+    return pools[name]
 
 
 def _text(template: str | None, sees: context.Context, key: str) -> str | None:

@@ -4,27 +4,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import socket
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from relengq.content import Revision
 from relengq.documents import Json
 from relengq.engine.advance import advance
 from relengq.engine.control import cancel_in
 from relengq.engine.dispatch import send_due
 from relengq.engine.installation import Installation
+from relengq.engine.unheard import until_heard
 from relengq.errors import Refused, Unavailable
 from relengq.expressions import render
 from relengq.inputs import check_inputs, mask
 from relengq.models import Run
 from relengq.runs import groups
 from relengq.runs.attempts import queued_runs
-from relengq.runs.create import NewRun, NewStep, create
+from relengq.runs.create import NewRun, NewStep, by_key, create
 from relengq.runs.moves import move_run
 from relengq.states import RunState
 from relengq.workflows import Workflow
@@ -87,15 +90,28 @@ def order(
 ) -> Order:
     """Check the inputs, seal the secret ones, and look at which commit the site is. Raises InputFault or SiteFault."""
     values = check_inputs(workflow.inputs, given)
+    if repeat is None:
+        return order_checked(installation, workflow, values, installation.revision())
+    ordered = order_checked(installation, workflow, values, None)
+    return replace(
+        ordered,
+        steps=repeat.steps,
+        revision=repeat.revision,
+        dirty=repeat.dirty,
+        origin_id=repeat.origin_id,
+        origin_from=repeat.origin_from,
+    )
+
+
+def order_checked(
+    installation: Installation, workflow: Workflow, values: Mapping[str, Json], at: Revision | None
+) -> Order:
+    """As ``order`` for inputs that have been checked, with the site at a known revision. Raises SiteFault."""
     hidden = {name: value for name, value in values.items() if workflow.inputs[name].secret}
-    shown, sealed = mask(workflow.inputs, values), installation.secrets.seal(hidden)
-    if repeat is not None:
-        return Order(
-            workflow, shown, sealed, repeat.steps, repeat.revision, repeat.dirty, repeat.origin_id, repeat.origin_from
-        )
-    found = installation.revision()
-    commit, dirty = (found.commit, found.dirty) if found else (None, False)
-    return Order(workflow, shown, sealed, first_steps(workflow), commit, dirty)
+    commit, dirty = (at.commit, at.dirty) if at else (None, False)
+    return Order(
+        workflow, mask(workflow.inputs, values), installation.secrets.seal(hidden), first_steps(workflow), commit, dirty
+    )
 
 
 def start(installation: Installation, workflow_name: str, given: Mapping[str, object], trigger: Trigger) -> Started:
@@ -105,18 +121,32 @@ def start(installation: Installation, workflow_name: str, given: Mapping[str, ob
 
 
 def commit(installation: Installation, ordered: Order, trigger: Trigger) -> Started:
-    """Make the run in one transaction, send what it has queued, and say how it went."""
-    with installation.database.write() as session:
-        run, fresh = start_in(session, installation, ordered, trigger, installation.database.now(session))
-        session.flush()
-        queued = queued_runs(session)
-    away = None
+    """Make the run in one transaction, send what it has queued, and say how it went.
+
+    A start without a key gets one, so that a try is recognised that was committed while the connection broke.
+    """
+    keyed = replace(trigger, key=trigger.key or uuid.uuid4().hex)
+    made: list[str] = []
+    queued: set[str] = set()
+
+    def once() -> Started:
+        with installation.database.write() as session:
+            found = by_key(session, unique(keyed, ordered.workflow.name) or "") if made else None
+            if found is not None:
+                return Started(found.id, found.state, found.id in made, found.reason)
+            run, fresh = start_in(session, installation, ordered, keyed, installation.database.now(session))
+            session.flush()
+            queued.update(queued_runs(session))
+            made.append(run.id if fresh else "")
+        return Started(run.id, run.state, fresh, run.reason)
+
+    started = until_heard(once, lambda: bool(made))
     try:
         send_due(installation, queued)
     except Unavailable as error:  # the run is kept; the clock sends
-        away = str(error)
-        _log.warning("dispatch.postponed", run_id=run.id, error=str(error))
-    return Started(run.id, run.state, fresh, run.reason, away)
+        _log.warning("dispatch.postponed", run_id=started.run_id, error=str(error))
+        return replace(started, broker_away=str(error))
+    return started
 
 
 def start_in(
@@ -126,36 +156,53 @@ def start_in(
 
     The caller commits, and then calls ``dispatch.send_due``.
     """
-    _refuse_flood(session, installation)
+    refuse_flood(session, installation)
+    return make_in(session, installation, new_run(ordered, trigger), now)
+
+
+def new_run(ordered: Order, trigger: Trigger) -> NewRun:
+    """What the run will be made of. Raises ExpressionFault when its concurrency group cannot be told."""
     workflow = ordered.workflow
-    run, fresh = create(
-        session,
-        NewRun(
-            workflow=workflow.name,
-            definition=dumped(workflow),
-            steps=ordered.steps,
-            trigger_kind=trigger.kind,
-            trigger_key=_unique(trigger, workflow.name),
-            trigger=trigger.detail,
-            who=trigger.who,
-            inputs=ordered.shown,
-            sealed_inputs=ordered.sealed,
-            revision=ordered.revision,
-            dirty=ordered.dirty,
-            group_name=_group(workflow, ordered.shown, trigger),
-            deadline=now + timedelta(seconds=workflow.timeout) if workflow.timeout else None,
-            origin_id=ordered.origin_id,
-            origin_from=ordered.origin_from,
-        ),
-        now=now,
+    played = {step.position for step in ordered.steps if step.kept is None}
+    return NewRun(
+        workflow=workflow,
+        steps=ordered.steps,
+        trigger_kind=trigger.kind,
+        trigger_key=unique(trigger, workflow.name),
+        trigger=trigger.detail,
+        who=trigger.who,
+        inputs=ordered.shown,
+        sealed_inputs=ordered.sealed,
+        revision=ordered.revision,
+        dirty=ordered.dirty,
+        host=socket.gethostname()[:255],
+        group_name=_group(workflow, ordered.shown, trigger),
+        timeout=workflow.timeout,
+        waits={at: pattern for at, pattern in workflow.waits.items() if at in played},
+        origin_id=ordered.origin_id,
+        origin_from=ordered.origin_from,
     )
+
+
+def make_in(
+    session: Session, installation: Installation, new: NewRun, now: datetime, *, sure: bool = False
+) -> tuple[Run, bool]:
+    """As ``start_in``, of what has been prepared; whether there are too many runs has been asked.
+
+    ``sure`` is for many runs in one transaction: see ``create``. Then no fault is dealt with here, all are raised, and
+    the transaction is to be given up.
+    """
+    run, fresh = create(session, new, now=now, sure=sure)
     if fresh:
-        _log.info("run.created", run_id=run.id, workflow=workflow.name, trigger=trigger.kind, who=trigger.who)
-        _enter(session, installation, run, workflow, now)
+        _log.info("run.created", run_id=run.id, workflow=run.workflow, trigger=new.trigger_kind, who=new.who)
+        installation.census.add()
+        _enter(session, installation, run, new.workflow, now, guarded=not sure)
     return run, fresh
 
 
-def _enter(session: Session, installation: Installation, run: Run, workflow: Workflow, now: datetime) -> None:
+def _enter(
+    session: Session, installation: Installation, run: Run, workflow: Workflow, now: datetime, *, guarded: bool
+) -> None:
     """Do what ``when_busy`` says, then take the first step."""
     policy = workflow.concurrency
     if policy and run.group_name and policy.when_busy != "queue":
@@ -172,7 +219,7 @@ def _enter(session: Session, installation: Installation, run: Run, workflow: Wor
         if busy:
             for other in _others(session, run):
                 cancel_in(session, installation, other, who=f"run {run.id}", now=now, note="replaced by a newer run")
-    advance(session, installation, run, now)
+    advance(session, installation, run, now, guarded=guarded)
 
 
 def _others(session: Session, run: Run) -> list[Run]:
@@ -188,10 +235,10 @@ def _others(session: Session, run: Run) -> list[Run]:
     )
 
 
-def _refuse_flood(session: Session, installation: Installation) -> None:
+def refuse_flood(session: Session, installation: Installation) -> None:
+    """Raise Refused when so many runs are unfinished that no other may be made."""
     limit = installation.settings.max_runs_active
-    unfinished = [state for state in RunState if not state.final]
-    active = session.scalar(select(func.count()).select_from(Run).where(Run.state.in_(unfinished))) or 0
+    active = installation.census.unfinished(session, limit)
     if active >= limit:
         raise Refused(
             f"{active} runs are unfinished, and max_runs_active is {limit}.",
@@ -207,14 +254,8 @@ def first_steps(workflow: Workflow) -> tuple[NewStep, ...]:
     )
 
 
-def dumped(workflow: Workflow) -> dict[str, Json]:
-    """The workflow as it is kept with its runs: what its file says, and its name."""
-    body: dict[str, Json] = json.loads(workflow.model_dump_json(by_alias=True, exclude_defaults=True))
-    body["name"] = workflow.name
-    return body
-
-
-def _unique(trigger: Trigger, workflow: str) -> str | None:
+def unique(trigger: Trigger, workflow: str) -> str | None:
+    """The trigger's key among those of all runs."""
     if not trigger.key:
         return None
     key = f"{trigger.kind}:{workflow}:{trigger.key}"

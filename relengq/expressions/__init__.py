@@ -8,8 +8,8 @@ type of its value. What comes out is never templated again.
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from relengq.documents import Json
 from relengq.errors import ExpressionFault, did_you_mean
 from relengq.expressions.sandbox import environment, spend, start_work, to_json, truth
 from relengq.expressions.static import Path, paths, prepare
+from relengq.storable import is_storable, storable
 
 __all__ = [
     "LENGTH_LIMIT",
@@ -33,6 +34,7 @@ __all__ = [
     "references",
     "render",
     "verify",
+    "why_false",
 ]
 
 LENGTH_LIMIT = 10_000
@@ -40,7 +42,8 @@ LENGTH_LIMIT = 10_000
 DEPTH_LIMIT = 100
 """How deep a value that an expression makes may be nested."""
 _SHOWN = 100
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_VALUE_SHOWN = 60
+_NAMES_SHOWN = 5
 
 Context = Mapping[str, object]
 
@@ -95,6 +98,23 @@ def render(value: Json, context: Context) -> Json:
     pieces = _template(value)
     with _evaluating(value, [piece for piece in pieces if isinstance(piece, _Expression)], context):
         return _filled(pieces, context)
+
+
+def why_false(text: str, context: Context) -> str:
+    """Which values make a condition false: those that the first false part of its ``and`` chain reads.
+
+    For ``msg.tag == 'f44' and msg.instance == 'primary'``: ``msg.tag is 'f44-build-side-12345'``. Values are
+    shortened. Empty when the condition holds. Raises ExpressionFault as ``Condition.holds`` does.
+    """
+    bare = unwrap(text)
+    whole, parts = _condition(bare), _parts(bare)
+    with _evaluating(text, [whole], context):
+        for at, part in enumerate(parts, 1):
+            value = part.evaluate(context)
+            # The texts that are false are so as the value of the whole only: before an `and`, Python's truth counts.
+            if not (bool(value) if at < len(parts) else truth(value)):
+                return _values(part.paths, context) or "it is false whatever it is given"
+    return ""
 
 
 def verify(text: str, *, bare: bool) -> None:
@@ -154,11 +174,30 @@ def _condition(text: str) -> _Expression:
             f"{_shown(text)}: a condition has no {{{{ }}}} inside.", hint="Write the bare expression."
         )
     with _compiling(text):
-        parser = Parser(environment(), text, state="variable")
-        expression = parser.parse_expression()
-        if not parser.stream.eos:
-            raise TemplateSyntaxError("more follows where the expression has ended", parser.stream.current.lineno)
-        return _compile(expression)
+        return _compile(_parsed(text))
+
+
+@lru_cache(maxsize=256)
+def _parts(text: str) -> tuple[_Expression, ...]:
+    """The links of the condition's ``and`` chain, each compiled for itself."""
+    with _compiling(text):
+        found: list[_Expression] = []
+        pending = [_parsed(text)]
+        while pending:
+            node = pending.pop()
+            if isinstance(node, nodes.And):
+                pending += [node.right, node.left]
+            else:
+                found.append(_compile(node))
+        return tuple(found)
+
+
+def _parsed(text: str) -> nodes.Expr:
+    parser = Parser(environment(), text, state="variable")
+    expression = parser.parse_expression()
+    if not parser.stream.eos:
+        raise TemplateSyntaxError("more follows where the expression has ended", parser.stream.current.lineno)
+    return expression
 
 
 @lru_cache(maxsize=2048)
@@ -238,7 +277,7 @@ def _data(value: object, depth: int = 0) -> Json:
         raise ExpressionFault(f"its value is nested deeper than the limit of {DEPTH_LIMIT}")
     if isinstance(value, str):
         spend(len(value))
-        if _UNSTORABLE.search(value):
+        if not is_storable(value):
             raise ExpressionFault("its value has a NUL or half a character, which no database keeps")
         return str(value)
     spend(1)
@@ -253,6 +292,33 @@ def _data(value: object, depth: int = 0) -> Json:
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [_data(item, depth + 1) for item in value]
     raise ExpressionFault(f"its value is no data but a {type(value).__name__}")
+
+
+def _values(paths: Iterable[Path], context: Context) -> str:
+    """What the dotted names stand for, as a sentence without its end."""
+    every = list(paths)
+    told = [f"{'.'.join(path)} is {_value(path, context)}" for path in every[:_NAMES_SHOWN]]
+    more = [f"and {len(every) - _NAMES_SHOWN} more"] if len(every) > _NAMES_SHOWN else []
+    return ", ".join([*told, *more])
+
+
+def _value(path: Path, context: Context) -> str:
+    """What the dotted name stands for, shortened: a text in quotes, ``absent``, anything else as JSON."""
+    sandbox = environment()
+    value = sandbox.getattr(context, path[0])
+    for part in path[1:]:
+        indexed = isinstance(value, str | list | tuple) and part.isdecimal()
+        value = sandbox.getitem(value, int(part) if indexed else part)
+    if isinstance(value, Undefined) or callable(value):
+        return "absent"
+    if isinstance(value, str):
+        return repr(_cut(value, _VALUE_SHOWN))
+    text = ""
+    for piece in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value):
+        text += storable(piece[:_VALUE_SHOWN])
+        if len(text) > _VALUE_SHOWN:
+            break
+    return _cut(text, _VALUE_SHOWN)
 
 
 def _absence(path: Path, context: Context) -> str | None:

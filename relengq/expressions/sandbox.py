@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cache, partial, wraps
+from functools import cache, cached_property, partial, wraps
 from typing import Any
 
 from jinja2 import Undefined
 from jinja2.filters import FILTERS
+from jinja2.lexer import TOKEN_STRING, Lexer, Token
 from jinja2.runtime import Context, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
@@ -31,6 +32,9 @@ RANGE_LIMIT = 10_000
 REGEX_SUBJECT_LIMIT = 10_000
 """Characters that a regular expression may be tried on."""
 _INT_BITS = 4096
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = frozenset("\n\\'\"abfnrtvxuUN01234567")
+"""What Python knows behind a backslash."""
 _FORMAT_DIGITS = re.compile(r"%[^a-zA-Z%]*?([0-9]{4,}|\*)")
 
 _left: ContextVar[int] = ContextVar("relengq_expression_work_left", default=WORK_LIMIT)
@@ -163,10 +167,30 @@ def spend(amount: int) -> None:
         raise ExpressionFault(f"it makes more than the limit of {WORK_LIMIT} characters and items")
 
 
+class _Tokens(Lexer):
+    """Jinja2's, without Python's warning for the backslash of a regular expression, which stays as it is."""
+
+    def wrap(
+        self, stream: Iterable[tuple[int, str, str]], name: str | None = None, filename: str | None = None
+    ) -> Iterator[Token]:
+        """The tokens, with each backslash doubled in texts that Python would keep, and say so."""
+        kept = ((line, kind, _ESCAPE.sub(_kept, text) if kind == TOKEN_STRING else text) for line, kind, text in stream)
+        return super().wrap(kept, name, filename)
+
+
+def _kept(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] in _ESCAPED else f"\\{escape[0]}"
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """Data, the filters, tests and methods that are named here, and nothing else."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+    @cached_property
+    def lexer(self) -> Lexer:
+        """What cuts the text of templates into tokens."""
+        return _Tokens(self)
 
     def __init__(self) -> None:
         # Without the optimizer: it would evaluate constant parts while compiling, outside of any budget.

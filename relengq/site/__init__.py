@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from relengq.site.check import check
 from relengq.site.create import create
-from relengq.site.load import Site, SiteCache, load
+from relengq.site.load import Site, SiteCache, is_site, load
 from relengq.site.schema import KINDS, schema
 
-__all__ = ["KINDS", "Site", "SiteCache", "check", "create", "load", "schema"]
+__all__ = ["KINDS", "Site", "SiteCache", "check", "create", "is_site", "load", "schema"]

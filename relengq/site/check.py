@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relengq.errors import Fault, SiteFault, nearest
 from relengq.settings import FILE, Settings
-from relengq.site.checks import playbooks, pools, queues, schedules, triggers
+from relengq.site.checks import playbooks, pools, queues, schedules, secrets, triggers
 from relengq.site.files import mapping
 from relengq.site.load import Site, in_order, load
 
@@ -25,7 +25,9 @@ def check(path: Path) -> tuple[Fault, ...]:
         faults += triggers.check(file)
         if served is not None:
             faults += queues.check(file, served)
-    faults += pools.check(path, site.pool_documents, files)
+    faults += pools.check(path, site.pool_documents)
+    for file in files:
+        faults += secrets.check(file, site.pool_documents)
     faults += playbooks.check(path, files)
     faults += schedules.check(site.calendars, site.files)
     return in_order(faults)

@@ -72,6 +72,18 @@ class WorkflowFile:
         """The names of all inputs, also of those whose declaration is faulty."""
         return list(mapping(self.body.get("inputs")))
 
+    @property
+    def secrets(self) -> list[str]:
+        """The names of the secrets that the workflow needs."""
+        return [name for name in items(self.body.get("secrets")) if isinstance(name, str)]
+
+    def secrets_of(self, step: StepPart) -> list[str]:
+        """The names of the secrets that a step gets: all, unless it says which; other kinds than playbook none."""
+        if step.kind != "playbook":
+            return []
+        own = step.body.get("secrets")
+        return self.secrets if own is None else [name for name in items(own) if isinstance(name, str)]
+
     @cached_property
     def specs(self) -> dict[str, InputSpec]:
         """The inputs whose declaration holds by itself."""

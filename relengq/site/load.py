@@ -18,7 +18,7 @@ from relengq.documents import Document
 from relengq.errors import Fault, NotFound, SiteFault, did_you_mean
 from relengq.pools import Pool
 from relengq.schedules import Schedule, Schedules
-from relengq.site.checks import declarations, expressions, limits
+from relengq.site.checks import announcements, declarations, expressions, limits
 from relengq.site.explain import explain
 from relengq.site.files import WorkflowFile, mapping
 from relengq.site.schema import schema
@@ -80,8 +80,9 @@ class Site:
 class SiteCache:
     """A site that is read again when a file of it has changed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = True) -> None:
         self._path = path
+        self._whole = whole
         self._lock = threading.Lock()
         self._seen: tuple[object, ...] | None = None
         self._site: Site | None = None
@@ -91,17 +92,23 @@ class SiteCache:
         with self._lock:
             seen = tuple(_signature(self._path))
             if self._site is None or seen != self._seen:
-                self._site, self._seen = load(self._path), seen
+                self._site, self._seen = load(self._path, whole=self._whole), seen
             return self._site
 
 
-def load(path: Path) -> Site:
+def is_site(path: Path) -> bool:
+    """Whether a directory has workflows: a worker's host may have less, and get the rest with each run's content."""
+    return (path / WORKFLOWS).is_dir()
+
+
+def load(path: Path, *, whole: bool = True) -> Site:
     """Read the site in the directory ``path``.
 
     Faults of files are in the result. Raises NotFound when there is no such directory, and SiteFault when it is
-    no site.
+    no site; unless it need not be a ``whole`` one.
     """
-    _demand_site(path)
+    if whole:
+        _demand_site(path)
     faults: list[Fault] = []
     files: dict[str, WorkflowFile] = {}
     workflows: dict[str, Workflow] = {}
@@ -134,7 +141,7 @@ def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
 def _demand_site(path: Path) -> None:
     if not path.is_dir():
         raise NotFound(f"There is no directory {path}.", hint=f"'relengq init {path}' makes a new site there.")
-    if not (path / WORKFLOWS).is_dir():
+    if not is_site(path):
         raise SiteFault(
             f"{path} is no site: it has no {WORKFLOWS}/.",
             hint="Go to a site's directory, name one with --site or RELENGQ_SITE, or make one with 'relengq init DIR'.",
@@ -206,7 +213,7 @@ def _workflow(file: WorkflowFile) -> tuple[Workflow | None, list[Fault]]:
     # A value that is of the wrong type altogether is told once, not again for what it would say.
     found += [
         fault
-        for check in (declarations.check, expressions.check)
+        for check in (declarations.check, announcements.check, expressions.check)
         for fault in check(file)
         if (fault.line, fault.column) not in places
     ]

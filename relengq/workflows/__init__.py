@@ -6,13 +6,16 @@ The models accept what a file may say by itself. Whether names in it lead somewh
 
 from __future__ import annotations
 
+import hashlib
+import json
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 from pydantic import Tag as PydanticTag
 
 from relengq.documents import Json
-from relengq.durations import Duration, Pause
+from relengq.durations import Duration, Kept, Pause
 from relengq.inputs import COUNT_LIMIT, InputSpec
 from relengq.workflows.values import (
     INSTANCE_LIMIT,
@@ -37,8 +40,14 @@ from relengq.workflows.values import (
 
 __all__ = [
     "ANNOUNCED",
+    "EVENTS",
     "INSTANCE_LIMIT",
     "KINDS",
+    "RUN_FINISHED",
+    "RUN_STARTED",
+    "RUN_WAITING",
+    "STEP_EVENTS",
+    "STEP_FINISHED",
     "STEP_LIMIT",
     "TOPIC_LIMIT",
     "Announcement",
@@ -46,6 +55,7 @@ __all__ = [
     "ApprovalStep",
     "MessageTrigger",
     "PlaybookStep",
+    "Retention",
     "Retry",
     "Step",
     "WaitForStep",
@@ -58,7 +68,13 @@ STEP_LIMIT = 500
 """How many steps a workflow may have, and how many under ``finally``."""
 KINDS = ("playbook", "approval", "wait_for")
 """The keys that say what a step is; each step has exactly one of them."""
-ANNOUNCED = ("run.started", "run.finished")
+RUN_STARTED, RUN_FINISHED, RUN_WAITING = "run.started", "run.finished", "run.waiting"
+STEP_FINISHED = "step.finished"
+EVENTS = (RUN_STARTED, RUN_FINISHED, RUN_WAITING, STEP_FINISHED)
+"""The events that a workflow may announce."""
+STEP_EVENTS = (STEP_FINISHED, RUN_WAITING)
+"""Those of them that one step may announce for itself."""
+ANNOUNCED = (RUN_STARTED, RUN_FINISHED)
 """The events that are announced of a workflow that does not say."""
 
 
@@ -104,6 +120,15 @@ class Access(Part):
     logs: list[Group] | None = Field(None, description="Groups whose members may read output and inputs.")
 
 
+class Retention(Part):
+    """For how long what of the workflow's runs is kept, after their end. What is not said is as the settings say."""
+
+    logs: Kept | None = Field(None, description="The output of steps. 0: for ever.")
+    events: Kept | None = Field(None, description="What each Ansible task did on each host. 0: for ever.")
+    runs: Kept | None = Field(None, description="The runs themselves. 0: for ever.")
+    keep: int | None = Field(None, ge=0, description="How many finished runs, however young the others are. 0: all.")
+
+
 class Retry(Part):
     """When a failed step is tried again."""
 
@@ -114,11 +139,13 @@ class Retry(Part):
 
 
 class Announcement(Part):
-    """A bus message of the workflow's own."""
+    """A bus message of the workflow's own, sent when its step or the run is over."""
 
     topic: Topic = Field(description="Topic below the configured prefix; a template.")
     body: dict[str, Json] = Field({}, description="The message's body; its strings are templates.")
-    when: Condition | None = Field(None, description="Condition; without it the message is always sent.")
+    when: Condition | None = Field(
+        None, description="Condition under which it is sent. Default: the step, or the run, succeeded."
+    )
 
 
 def _kind_of_announcement(value: object) -> str:
@@ -159,10 +186,12 @@ class WaitFor(Part):
     if_: Condition | None = Field(
         None,
         alias="if",
-        description="Condition over msg, topic, headers, id and sent_at, and over what steps see.",
+        description="Condition over msg, topic, headers, id and sent_at, and over what steps see. Without it, any.",
     )
     timeout: Duration | None = Field(None, description="How long to wait. Without it, for ever.")
-    fail_if: Condition | None = Field(None, description="Condition under which the message fails the step.")
+    fail_if: Condition | None = Field(
+        None, description="Condition under which the message that was waited for fails the step; it sees the same."
+    )
     on_timeout: Literal["fail", "continue"] = Field("fail", description="What happens when none has come.")
 
 
@@ -185,7 +214,8 @@ class Step(Part):
         description="Names that the step sets with set_stats. With them, a misspelt use is found by 'check'.",
     )
     announce: Announcements = Field(
-        [], description="Messages to send about the step: event names, or {topic, body, when}."
+        [],
+        description="What to announce of the step on the bus: step.finished, run.waiting, or {topic, body, when}.",
     )
 
     @property
@@ -199,6 +229,11 @@ class PlaybookStep(Step):
 
     playbook: PlaybookFile = Field(description="File of the playbook, relative to playbooks/.")
     vars: dict[Variable, Json] = Field({}, description="Extra variables of the playbook; their strings are templates.")
+    secrets: list[Word] | None = Field(
+        None,
+        max_length=100,
+        description="Which of the workflow's secrets it gets; ``[]``: none. Default: all of them.",
+    )
     queue: Queue | None = Field(None, description="Queue whose workers play it. Default: the workflow's.")
     timeout: Duration | None = Field(None, description="After this time the attempt is stopped and has failed.")
     retry: Retry = Field(Retry(), description="Whether and when a failed attempt is repeated.")
@@ -258,11 +293,18 @@ class Workflow(Part):
     queue: Queue = Field("default", description="Queue of its steps unless a step says otherwise.")
     inputs: dict[Word, InputSpec] = Field({}, max_length=COUNT_LIMIT, description="Typed inputs, by name.")
     on: list[MessageTrigger] = Field(
-        [], max_length=100, description="Messages that start it. Checked; no listener reads the bus yet."
+        [],
+        max_length=100,
+        description="Messages that start it. The first entry that a message fits decides: one message, one run.",
     )
     concurrency: Concurrency | None = Field(None, description="Which runs must not be under way at once.")
     access: Access = Field(Access(), description="Who may do what with it.")
-    secrets: list[Word] = Field([], description="Names of secrets of the pools. Checked, and not handed to plays yet.")
+    retention: Retention = Field(Retention(), description="For how long its runs are kept.")
+    secrets: list[Word] = Field(
+        [],
+        max_length=100,
+        description="Names of secrets of the pools, which its playbooks see as ``relengq.secrets.NAME``.",
+    )
     steps: list[AnyStep] = Field(min_length=1, max_length=STEP_LIMIT, description="The chain, in order.")
     finally_: list[AnyStep] = Field(
         [], alias="finally", max_length=STEP_LIMIT, description="Steps that run however the chain ended."
@@ -272,11 +314,32 @@ class Workflow(Part):
     )
     announce: Announcements = Field(
         list(ANNOUNCED),
-        description="What is announced on the bus: event names, or {topic, body, when}.",
+        description="What to announce of each run on the bus: run.started, run.finished, run.waiting, step.finished, "
+        "or {topic, body, when}. [] announces nothing.",
     )
     timeout: Duration | None = Field(None, description="After this time the run is stopped and has failed.")
 
-    @property
+    @cached_property
     def chain(self) -> list[Step]:
         """All steps: those of ``steps``, then those of ``finally``."""
         return [*self.steps, *self.finally_]
+
+    def secrets_of(self, step: PlaybookStep) -> list[str]:
+        """The names of the secrets that a step gets: the workflow's, unless the step wants fewer."""
+        return list(dict.fromkeys(self.secrets if step.secrets is None else step.secrets))
+
+    @cached_property
+    def body(self) -> dict[str, Json]:
+        """The workflow as it is kept with its runs: what its file says, and its name."""
+        body: dict[str, Json] = json.loads(self.model_dump_json(by_alias=True, exclude_defaults=True))
+        return {**body, "name": self.name}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the body as canonical JSON."""
+        return hashlib.sha256(json.dumps(self.body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @cached_property
+    def waits(self) -> dict[int, str]:
+        """The topic patterns of its ``wait_for`` steps, by their places in the chain."""
+        return {at: step.wait_for.message for at, step in enumerate(self.chain) if isinstance(step, WaitForStep)}

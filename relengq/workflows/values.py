@@ -91,6 +91,16 @@ def _topic(value: object) -> str:
     return text
 
 
+def topic_name(value: object, prefix: int = 0) -> str:
+    """The value as a topic to send to, below a prefix of so many bytes. Raises ExpressionFault when it is none."""
+    text = value if isinstance(value, str) else str(value)
+    if not all(_TOPIC_WORD.fullmatch(word) and word not in ("*", "#") for word in text.split(".")):
+        raise ExpressionFault(f"'{text[:100]}' is no topic: words with dots between, without '*', '#' and blanks.")
+    if prefix + len(text.encode()) > TOPIC_LIMIT:
+        raise ExpressionFault(f"the topic '{text[:100]}…' is longer than {TOPIC_LIMIT} bytes with the bus's prefix.")
+    return text
+
+
 def _inside(value: str) -> str:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts:

@@ -11,6 +11,7 @@ from relengq.site.checks.uses import STEP, Use, uses
 from relengq.site.files import StepPart, WorkflowFile
 
 _OF_STEP = ("state", "failed", "succeeded", "skipped", "message")
+_OF_THE_STEP = ("name", "instance", "state", "message")
 _OF_RUN = (
     "id", "workflow", "state", "result", "reason", "revision", "trigger", "who", "created_at", "started_at"
 )  # fmt: skip
@@ -44,16 +45,22 @@ def _problems(file: WorkflowFile, use: Use, path: Path) -> Iterator[Found]:
         yield from _steps(file, use, path)
     elif root == "outputs" and len(path) > 1:
         yield from _outputs(file, use, path)
+    elif root == "secrets" and use.step:
+        yield from _secret(file, use.step, path)
     elif root == "matrix" and use.step:
         yield from _member("the matrix", path, list(use.step.axes))
     elif root == "run":
         yield from _member("run", path, list(_OF_RUN if use.roots.issuperset(STEP) else _OF_RUN_AT_START))
+    elif root == "step":
+        yield from _member("step", path, list(_OF_THE_STEP))
     elif root == "site":
         yield from _member("site", path, list(_OF_SITE))
 
 
 def _unknown_root(file: WorkflowFile, use: Use, path: Path) -> Found:
     root = path[0]
+    if root == "secrets":
+        return f"secrets cannot be part of {use.shown or 'what starts a run'}", "use them in a step's vars"
     if root == "matrix":
         return "'matrix' is unknown here", "the step has no matrix" if use.step else "only a step with one knows it"
     if "inputs" in use.roots and root in file.input_names:
@@ -73,6 +80,16 @@ def _input(file: WorkflowFile, use: Use, path: Path) -> Iterator[Found]:
     elif use.shown and (path[1] in secrets if len(path) > 1 else secrets):
         name = path[1] if len(path) > 1 else secrets[0]
         yield f"the input '{name}' is secret and cannot be part of {use.shown}", "use it in vars"
+
+
+def _secret(file: WorkflowFile, step: StepPart, path: Path) -> Iterator[Found]:
+    given = file.secrets_of(step)
+    if len(path) > 1 and path[1] not in given:
+        if path[1] in file.secrets:
+            yield f"the step does not get the secret '{path[1]}'", "add it to the step's 'secrets'"
+        else:
+            hint = did_you_mean(path[1], given) or "the workflow's key 'secrets' has the names of those that it needs"
+            yield f"unknown secret '{path[1]}'", hint
 
 
 def _steps(file: WorkflowFile, use: Use, path: Path) -> Iterator[Found]:

@@ -35,17 +35,26 @@ def check(file: WorkflowFile, served: Collection[str]) -> Iterator[Fault]:
             yield file.document.fault(place, *message)
 
 
+def names(file: WorkflowFile, step: StepPart) -> list[str] | None:
+    """The queues that a step can come to; None when only a run knows, or the file is faulty there."""
+    own = step.body.get("queue")
+    queue = file.body.get("queue", "default") if own is None else own
+    if not isinstance(queue, str):
+        return None
+    return _expanded(file, step, queue) if is_template(queue) else [queue]
+
+
 def _problem(file: WorkflowFile, step: StepPart, queue: str, served: Collection[str]) -> tuple[str, str | None] | None:
     valid = did_you_mean(queue, served) or ("workers/ has no pool" if not served else None)
     if not is_template(queue):
         return None if queue in served else (f"no pool serves the queue '{queue}'", valid)
-    names = _expanded(file, step, queue)
-    if names is None:
+    found = _expanded(file, step, queue)
+    if found is None:
         literal = re.split(r"\{\{.*?\}\}", queue, flags=re.DOTALL)
         pattern = re.compile(".*".join(map(re.escape, literal)))
         fits = any(pattern.fullmatch(name) for name in served)
         return None if fits else (f"no pool serves any queue like '{queue}'", valid)
-    missing = [name for name in names if name not in served]
+    missing = [name for name in found if name not in served]
     if not missing:
         return None
     more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

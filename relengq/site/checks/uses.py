@@ -12,6 +12,8 @@ from relengq.site.files import StepPart, WorkflowFile, items, mapping, texts
 MESSAGE = frozenset(("msg", "topic", "headers", "id", "sent_at"))
 STEP = frozenset(("inputs", "outputs", "steps", "run", "site"))
 START = frozenset(("inputs", "run"))
+VARS = frozenset(("secrets",))
+"""Known in a step's vars alone, which reach its playbook and are neither stored nor shown."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def _of_step(step: StepPart) -> Iterator[Use]:
     yield from _templates(body.get("matrix"), (*loc, "matrix"), STEP, step, "a matrix")
     yield from _conditions(body.get("when"), (*loc, "when"), roots, step, "a condition")
     yield from _conditions(body.get("allow_failure"), (*loc, "allow_failure"), roots, step, "a condition")
-    yield from _templates(body.get("vars"), (*loc, "vars"), roots, step, None)
+    yield from _templates(body.get("vars"), (*loc, "vars"), roots | VARS, step, None)
     yield from _templates(body.get("queue"), (*loc, "queue"), roots, step, "a queue")
     yield from _templates(body.get("limit"), (*loc, "limit"), roots, step, "a limit of hosts")
-    yield from _announcements(body.get("announce"), (*loc, "announce"), roots, step)
+    yield from _announcements(body.get("announce"), (*loc, "announce"), roots | {"step"}, step)
     note = mapping(body.get("approval")).get("note")
     yield from _templates(note, (*loc, "approval", "note"), roots, step, "a note")
     wait = mapping(body.get("wait_for"))

@@ -10,10 +10,8 @@ import sqlite3
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
@@ -23,18 +21,25 @@ from sqlalchemy.orm import Session
 from relengq import __version__, migrations
 from relengq.celery import app, queue_length
 from relengq.content import left_out
+from relengq.doctor.bus import announcements, listeners
+from relengq.doctor.findings import Finding, Findings, Level, size
+from relengq.doctor.guarding import held_together
+from relengq.doctor.secrets import secrets
+from relengq.doctor.storage import kept
+from relengq.doctor.warm import warm
 from relengq.embedded import Broker
 from relengq.engine.calendar import overview
 from relengq.engine.installation import Installation
 from relengq.engine.leadership import CLOCK, leader
 from relengq.errors import RelengqError
-from relengq.execution.processes import guard_works
 from relengq.expressions import is_template
 from relengq.models import Attempt, Worker
 from relengq.runs.timeline import ALIVE
 from relengq.site import check
 from relengq.states import AttemptState
 from relengq.workflows import PlaybookStep
+
+__all__ = ["Finding", "Level", "examine"]
 
 _PACKAGES = ("celery", "ansible-core", "ansible-runner", "SQLAlchemy")
 _SHOWN = 3
@@ -44,32 +49,12 @@ _DATABASE_SECONDS = 3.0
 _BROKER_SECONDS = 6.0
 
 
-class Level(StrEnum):
-    """How it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at, and what to do about it."""
-
-    level: Level
-    subject: str
-    message: str
-    todo: str | None = None
-
-
-Findings = Iterator[Finding]
-
-
 def examine(installation: Installation) -> Findings:
     """Look at everything. Never raises for what is wrong, and never waits long for what does not answer."""
     examinations: list[tuple[str, Callable[[Installation], Findings]]] = [
         ("versions", _versions),
-        ("process guard", _guard),
+        ("process guard", held_together),
+        ("warm Ansible", warm),
         ("site", _site),
         ("state directory", _state_directory),
         ("database", _database),
@@ -83,7 +68,16 @@ def examine(installation: Installation) -> Findings:
     if bad:
         yield Finding(Level.WARN, "workers", "not looked at: the database cannot be read")
         return
-    for subject, look in (("clock", _clock), ("workers", _workers), ("queues", _queues), ("schedules", _schedules)):
+    for subject, look in (
+        ("clock", _clock),
+        ("workers", _workers),
+        ("secrets", secrets),
+        ("queues", _queues),
+        ("schedules", _schedules),
+        ("bus", listeners),
+        ("announcements", announcements),
+        ("storage", kept),
+    ):
         yield from _guarded(subject, look, installation)
 
 
@@ -110,19 +104,6 @@ def _versions(_: Installation) -> Findings:
         yield Finding(Level.BAD, "versions", "ansible-playbook is not in PATH: no worker here can play a step", todo)
     if shutil.which("git") is None:
         yield Finding(Level.WARN, "versions", "git is not in PATH: content revisions are not recorded", "Install git.")
-
-
-def _guard(_: Installation) -> Findings:
-    if guard_works():
-        yield Finding(
-            Level.OK, "process guard", "a guard process (child subreaper) ends whatever a play started; "
-            "processes of another user are not covered",
-        )  # fmt: skip
-    else:
-        yield Finding(
-            Level.BAD, "process guard", "prctl is refused here: what a play leaves running is not ended with it",
-            "Allow prctl(2) in the container's or the service's system call filter.",
-        )  # fmt: skip
 
 
 def _site(installation: Installation) -> Findings:
@@ -156,7 +137,7 @@ def _state_directory(installation: Installation) -> Findings:
     free = shutil.disk_usage(existing).free
     level = Level.BAD if free < _FULL_DISK else Level.WARN if free < _LOW_DISK else Level.OK
     todo = None if level is Level.OK else "Free some space; runs fail when the disk is full."
-    yield Finding(level, "state directory", f"{path}: {_size(free)} free", todo)
+    yield Finding(level, "state directory", f"{path}: {size(free)} free", todo)
     key = installation.settings.secret_key_file
     if key.exists() and stat.S_IMODE(key.stat().st_mode) & 0o077:
         yield Finding(Level.BAD, "secret key", f"others may read {key}", f"chmod 600 {key}")
@@ -176,7 +157,7 @@ def _database(installation: Installation) -> Findings:
     if database.sqlite:
         with database.read() as session:
             mode = session.execute(text("PRAGMA journal_mode")).scalar_one()
-        parts += [f"journal {mode}", _size(Path(database.url.database or "").stat().st_size)]
+        parts.append(f"journal {mode}")
     else:
         with database.read() as session:
             away = abs((database.now(session) - datetime.now(UTC)).total_seconds())
@@ -271,7 +252,7 @@ def _workers(installation: Installation) -> Findings:
         if own is not None and worker.revision not in (None, own.commit):
             yield Finding(
                 Level.WARN, name, f"its site is at {(worker.revision or '')[:12]}, this one at {own.commit[:12]}",
-                "git pull on that host; a run plays the revision that it was started with.",
+                "Nothing, if both are pushed: a run plays its own commit, and workers fetch it. Else git pull there.",
             )  # fmt: skip
         if worker.version != __version__:
             yield Finding(Level.WARN, name, f"runs relengq {worker.version}, this is {__version__}", "Upgrade it.")
@@ -348,12 +329,3 @@ def _schedules(installation: Installation) -> Findings:
         yield Finding(Level.OK, "schedules", f"{len(coming)} on; next is {name} at {due:%Y-%m-%d %H:%M:%SZ}")
     else:
         yield Finding(Level.OK, "schedules", f"none is on ({len(views)} declared)")
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
