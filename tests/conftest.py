@@ -9,13 +9,21 @@ from pathlib import Path
 
 import pytest
 from pytest_celery import CELERY_REDIS_BROKER, CeleryTestBroker, CeleryTestWorker, CeleryWorkerContainer
+from xdist.remote import Producer
 
 from relengq import migrations
 from relengq.database import Database
 from tests.support.nodes import LocalRabbitMQ, LocalRedis, LocalWorker, LocalWorkerNode
 from tests.support.servers import PostgreSQLServer, RabbitMQServer, RedisServer, running, short_directory
+from tests.support.spread import Spread
 
 TEMPLATE = "relengq_template"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread | None:
+    """With ``-n``, files are spread, unless somebody asks for another way."""
+    return Spread(config, log) if config.option.dist == "load" else None
 
 
 @pytest.fixture(autouse=True)
@@ -27,21 +35,21 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis server for the whole test run."""
+    """A Redis server for the whole test run, or for one process of it."""
     with running(RedisServer(tmp_path_factory.mktemp("redis"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
-    """A RabbitMQ node for the whole test run; it takes its time to start."""
+    """A RabbitMQ node for the whole test run, or for one process of it; it takes its time to start."""
     with running(RabbitMQServer(tmp_path_factory.mktemp("rabbitmq"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgreSQLServer]:
-    """A PostgreSQL server for the whole test run."""
+    """A PostgreSQL server for the whole test run, or for one process of it."""
     with short_directory() as directory:
         server = PostgreSQLServer(directory)
         server.create()

@@ -223,7 +223,7 @@ def test_hostile_values_do_nothing(tmp_path: Path, good: Path, value: str) -> No
 
 def test_hostile_names_of_directories_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    name = "{{ lookup('pipe', 'touch trap') }} $(touch trap) `touch trap`; touch trap"
+    name = "{{ lookup('pipe', 'touch trap') }} `touch trap`; touch trap"
     source = tmp_path / "source" / name
     shutil.copytree(SAMPLES / "monday", source)
     played = compose(
@@ -236,6 +236,18 @@ def test_hostile_names_of_directories_are_only_names(tmp_path: Path, monkeypatch
     assert played.code == 0, played.text
     assert status(tmp_path / name / "latest-Fedora-Rawhide") == "FINISHED"
     assert not [*tmp_path.rglob("trap"), *SAMPLES.parents[1].rglob("trap")]
+
+
+def test_names_of_directories_that_ansible_would_expand_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a task gives a path to a module, Ansible itself replaces variables of the environment in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("$HOME", "${HOME}", "$(touch trap)"):
+        begun = play("compose-begin.yml", {"compose_release": "f44", "compose_target_dir": str(tmp_path / name)})
+        assert begun.code == 2, begun.text
+        assert "$" in begun.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_rpm_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:

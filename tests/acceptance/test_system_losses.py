@@ -29,6 +29,20 @@ POOLS = ("one", "two", "three", "four")
 FILES = {
     "playbooks/workflows/chain.yml": GATED_ON.format(more=""),
     "playbooks/workflows/careful.yml": GATED_ON.format(more=", on_lost: hold"),
+    "playbooks/stubborn.yml": """\
+- name: Wait at a gate, and do not listen
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Wait until the test opens
+      ansible.builtin.shell: trap '' TERM INT HUP; ./gate.sh {{ relengq.inputs.gates | quote }} first
+""",
+    "playbooks/workflows/stubborn.yml": """\
+inputs:
+  gates: {type: string}
+steps:
+  - {name: first, playbook: stubborn.yml, queue: four}
+""",
     **{f"workers/{name}.yml": f"queues: [{name}]\nconcurrency: 2\n" for name in POOLS},
 }
 LEASE = 8
@@ -72,7 +86,7 @@ def test_whatever_is_killed_takes_its_play_with_it_and_the_step_is_played_again(
     os.kill(workers["two"].pid, signal.SIGKILL)
     workers["three"].kill()
     for name, processes in plays.items():
-        wait_until(lambda processes=processes: _gone(processes), 10, f"the play of worker {name} is gone")
+        wait_until(lambda processes=processes: _gone(processes), PATIENCE, f"the play of worker {name} is gone")
 
     replacements = [
         running.worker("two", name="two-again"),
@@ -146,6 +160,66 @@ def test_a_stopping_worker_lets_steps_end_and_hands_the_rest_back(running: Syste
     assert [line.state for line in running.attempts(slow_run, "first")] == ["interrupted", "succeeded"]
     assert running.get(slow_run).steps[0].failures == 0
     assert "first twice" not in slow.ledger
+    other.stop()
+
+
+def test_a_worker_that_is_stopped_at_once_hands_back_what_it_played(running: System) -> None:
+    worker = running.worker("four")
+    gates = running.gates("at-once")
+    run_id = running.run("careful", gates=str(gates.directory), queue="four")
+    running.reach(run_id, gates, "first start")
+    plays = _processes_of(gates)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT):
+        worker.signal(number)
+        worker.wait_for_log("shutdown", PATIENCE)
+    wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+    assert _gone(plays)
+    wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs())
+    assert running.attempts(run_id, "first")[0].message == "Its worker was stopped at once, and the play with it."
+    other = running.worker("four", name="four-again")
+    gates.open("first", "second")
+    running.wait(run_id, "succeeded")
+    assert [line.state for line in running.attempts(run_id, "first")] == ["interrupted", "succeeded"]
+    assert (running.get(run_id).steps[0].failures, running.get(run_id).steps[0].losses) == (0, 0)
+    assert "first twice" not in gates.ledger
+    other.stop()
+
+
+def test_a_play_that_does_not_listen_to_signals_is_handed_back_all_the_same(running: System) -> None:
+    worker = running.worker("four")
+    gates = running.gates("stubborn")
+    run_id = running.run("stubborn", gates=str(gates.directory))
+    running.reach(run_id, gates, "first start")
+    plays = _processes_of(gates)
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+    assert _gone(plays)
+    wait_until(lambda: running.attempts(run_id)[0].state == "interrupted", PATIENCE, running.logs())
+    gates.open("first")
+    other = running.worker("four", name="four-again")
+    running.wait(run_id, "succeeded")
+    assert [line.state for line in running.attempts(run_id)] == ["interrupted", "succeeded"]
+    assert gates.ledger == ["first start", "first start", "first end"]
+    other.stop()
+
+
+def test_a_worker_is_stopped_while_the_broker_is_away(running: System, broker: RedisServer) -> None:
+    worker = running.worker("four")
+    gates = running.gates("no-broker")
+    run_id = running.run("careful", gates=str(gates.directory), queue="four")
+    running.reach(run_id, gates, "first start")
+    broker.kill()
+    try:
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs())
+        wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+    finally:
+        broker.start()
+        broker.ready()
+    other = running.worker("four", name="four-again")
+    gates.open("first", "second")
+    running.wait(run_id, "succeeded")
+    assert [line.state for line in running.attempts(run_id, "first")] == ["interrupted", "succeeded"]
     other.stop()
 
 

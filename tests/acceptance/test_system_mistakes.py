@@ -200,6 +200,7 @@ def _beside(made: System, directory: Path) -> None:
     (directory / "many.yml").write_text("".join(f"input{number}: 1\n" for number in range(10_000)))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # by pytest -n
 @pytest.mark.parametrize("mistake", MISTAKES, ids=str)
 def test_a_mistake_is_answered_in_one_line(place: Place, mistake: Mistake) -> None:
     told = place.make(mistake)

@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from relengq import migrations
-from relengq.database import Database
+from relengq.runs import results
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RedisServer, short_directory
 from tests.support.servers import running as started
@@ -36,6 +38,30 @@ FILES = {
       ansible.builtin.debug:
         msg: "line {{ item }} {{ lookup('password', '/dev/null', length=20000) }}"
       loop: "{{ range(100) | list }}"
+""",
+    "playbooks/chatty.yml": """\
+- name: Say much, in numbered lines
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Wait at the gate
+      ansible.builtin.command:
+        argv: [./gate.sh, "{{ relengq.inputs.gates }}", first]
+    - name: Say it
+      ansible.builtin.debug:
+        msg: "line {{ item }} {{ 'x' * 60000 }}"
+      loop: "{{ range(200) | list }}"
+    - name: One task
+      ansible.builtin.include_tasks: nothing.yml
+      loop: "{{ range(20) | list }}"
+""",
+    "playbooks/nothing.yml": "- {name: Say nothing, ansible.builtin.debug: {msg: ''}}\n",
+    "playbooks/workflows/chatty.yml": """\
+inputs:
+  gates: {type: string}
+steps:
+  - {name: noise, playbook: chatty.yml}
+  - {name: after, playbook: gated.yml, vars: {gate_name: after}}
 """,
     "playbooks/workflows/noise.yml": """\
 inputs:
@@ -65,11 +91,11 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, P
         yield running, running.process("run", *RELENGQ, "run", "gated", "-i", "gates=x")
 
 
-def _complete(running: System, run_id: str) -> bool:
-    """Whether the whole output of the noise is stored, in order."""
+def _complete(running: System, run_id: str, lines: int = 100) -> bool:
+    """Whether the whole output of the noise is stored, in order and once."""
     output = running.output(run_id)
-    places = [output.find(f'"line {number} ') for number in range(100)]
-    return -1 not in places and places == sorted(places) and "PLAY RECAP" in output
+    found = [int(number) for number in re.findall(r'"line ([0-9]+) ', output)]
+    return found == list(range(lines)) and output.count("PLAY RECAP") == 2
 
 
 def test_a_database_that_is_locked_for_a_while(
@@ -175,24 +201,113 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path, broker: RedisSe
             assert [line.state for line in running.attempts(run_id)] == ["succeeded", "succeeded"]
 
 
-@pytest.mark.postgresql
-def test_a_database_server_that_goes_away_under_a_play(tmp_path: Path, broker: RedisServer) -> None:
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQLServer]:
+    """A database server of these tests' own, to be stopped."""
     with short_directory() as directory:
-        server = PostgreSQLServer(directory)
-        server.create()
-        with started(server):
-            database = Database(server.url("postgres"))
-            migrations.upgrade(database)
-            database.close()
-            with system(tmp_path, FILES, broker.url, server.url("postgres")) as running:
-                _lose_the_server(running, server)
+        made = PostgreSQLServer(directory)
+        made.create()
+        with started(made):
+            yield made
+
+
+@contextmanager
+def _on(server: PostgreSQLServer, name: str, directory: Path, broker: RedisServer, **settings: str) -> Iterator[System]:
+    """An installation with a database of its own on the server."""
+    server.execute(f"CREATE DATABASE {name}")
+    with system(directory, FILES, broker.url, server.url(name), **settings) as running:
+        yield running
+
+
+def _lose(running: System, server: PostgreSQLServer) -> None:
+    running.installation.database.close()
+    server.stop()
+
+
+def _bring_back(server: PostgreSQLServer) -> None:
+    server.start()
+    server.ready()
+
+
+@pytest.mark.postgresql
+def test_a_database_server_that_goes_away_under_a_play(
+    tmp_path: Path, broker: RedisServer, server: PostgreSQLServer
+) -> None:
+    with _on(server, "restarted", tmp_path, broker) as running:
+        _lose_the_server(running, server)
+
+
+@pytest.mark.postgresql
+def test_a_database_that_is_away_for_longer_than_leases_last(
+    tmp_path: Path, broker: RedisServer, server: PostgreSQLServer
+) -> None:
+    with _on(server, "long_away", tmp_path, broker, RELENGQ_LEASE_SECONDS="6") as running:
+        worker, clock = running.worker(), running.clock()
+        gates = running.gates("long-away")
+        run_id = running.run("gated", gates=str(gates.directory))
+        running.reach(run_id, gates, "first start")
+        play = gates.waiting("first")
+        _lose(running, server)
+        try:
+            wait_until(lambda: not play.is_running(), PATIENCE, "the worker ends its play before the lease is over")
+            worker.wait_for_log("lease.not_renewed", PATIENCE)
+            assert gates.ledger == ["first start"]
+        finally:
+            _bring_back(server)
+        running.reach(run_id, gates, "first start", times=2)
+        gates.open("first")
+        running.wait(run_id, "succeeded")
+        assert [line.state for line in running.attempts(run_id)] == ["lost", "succeeded"]
+        assert gates.ledger == ["first start", "first start", "first end"]
+        assert running.get(run_id).steps[0].failures == 0
+        assert worker.running
+        assert clock.running
+
+
+@pytest.mark.postgresql
+def test_a_worker_is_stopped_while_the_database_is_away(
+    tmp_path: Path, broker: RedisServer, server: PostgreSQLServer
+) -> None:
+    settings = {"RELENGQ_LEASE_SECONDS": "8", "RELENGQ_STOP_SECONDS": "2"}
+    with _on(server, "stopped", tmp_path, broker, **settings) as running:
+        worker = running.worker()
+        running.clock()
+        gates = running.gates("stopped")
+        run_id = running.run("gated", gates=str(gates.directory))
+        running.reach(run_id, gates, "first start")
+        play = gates.waiting("first")
+        _lose(running, server)
+        try:
+            worker.signal(signal.SIGTERM)
+            wait_until(lambda: not play.is_running(), PATIENCE, "the worker ends its play before the lease is over")
+            assert worker.running, "it has to tell what its play said"
+        finally:
+            _bring_back(server)
+        wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+        running.worker(name="again")
+        running.reach(run_id, gates, "first start", times=2)
+        gates.open("first")
+        running.wait(run_id, "succeeded")
+        assert [line.state for line in running.attempts(run_id)] == ["lost", "succeeded"]
+        assert gates.ledger == ["first start", "first start", "first end"]
+        assert running.get(run_id).steps[0].failures == 0
+        assert running.output(run_id).count("TASK [Wait until the test opens]") == 2
+
+
+def _spooled(worker: Process) -> int:
+    """How many files without a name the worker's processes have open, in the directory of its plays."""
+    links = []
+    for each in psutil.Process(worker.pid).children(recursive=True):
+        with suppress(OSError):
+            links += [str(link.readlink()) for link in Path(f"/proc/{each.pid}/fd").iterdir()]
+    return len([link for link in links if "/attempts/" in link and link.endswith("(deleted)")])
 
 
 def _lose_the_server(running: System, server: PostgreSQLServer) -> None:
     worker = running.worker()
     gates = running.gates("away")
     gates.open("after")
-    run_id = running.run("noise", gates=str(gates.directory))
+    run_id = running.run("chatty", gates=str(gates.directory))
     running.reach(run_id, gates, "first start")
     following = Process(
         [sys.executable, "-m", "relengq", "logs", run_id, "-f"],
@@ -203,22 +318,27 @@ def _lose_the_server(running: System, server: PostgreSQLServer) -> None:
     following.start()
     try:
         following.wait_for_log("Wait at the gate", PATIENCE)
-        running.installation.database.close()
-        server.stop()
+        _lose(running, server)
         told = running.shell.run("runs", code=5).stderr
         assert told.count("\n") == 1
         assert "is not available" in told
         gates.open("first")
         wait_until(lambda: "first end" in gates.ledger, PATIENCE, "the play goes on")
-        server.start()
-        server.ready()
+        wait_until(lambda: _spooled(worker) == 1, PATIENCE, "its output waits on the worker's disk")
+        for _ in range(2):
+            _bring_back(server)
+            server.stop()
+        _bring_back(server)
         running.wait(run_id, "succeeded")
-        assert _complete(running, run_id)
+        assert _complete(running, run_id, 200)
+        with running.installation.database.read() as session:
+            attempt = running.attempts(run_id)[0].id
+            assert [line.task for line in results.tasks(session, [attempt])[attempt]].count("Say nothing") == 20
         assert [line.state for line in running.attempts(run_id)] == ["succeeded", "succeeded"]
         assert worker.running
         wait_until(lambda: following.returncode is not None, PATIENCE)
         assert "Following goes on when it is back" in following.log
-        assert '"line 99 ' in following.log
+        assert [int(each) for each in re.findall(r'"line ([0-9]+) ', following.log)] == list(range(200))
     finally:
         following.stop()
 

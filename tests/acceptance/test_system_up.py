@@ -75,7 +75,7 @@ def test_a_new_site_comes_up_works_and_stops_with_one_ctrl_c(shell: Shell, tmp_p
         family = _family(up)
         assert len(family) > 8
         up.signal(signal.SIGINT)
-        wait_until(_ended(family), 30, "everything has stopped")
+        wait_until(_ended(family), PATIENCE, "everything has stopped")
         assert up.returncode == 0
     finally:
         up.stop()
@@ -91,7 +91,7 @@ def test_a_new_site_comes_up_works_and_stops_with_one_ctrl_c(shell: Shell, tmp_p
         shell.run("status", busy, "--follow")
         assert gates.ledger == ["first start", "first start", "first end"]
         again.signal(signal.SIGTERM)
-        wait_until(lambda: again.returncode is not None, 30)
+        wait_until(lambda: again.returncode is not None, PATIENCE)
         assert again.returncode == 0
     finally:
         again.stop()
@@ -104,12 +104,12 @@ def test_up_that_is_killed_takes_everything_with_it(shell: Shell, tmp_path: Path
         _busy(shell, gates)
         family = _family(up)
         os.kill(up.pid, signal.SIGKILL)
-        wait_until(_ended(family), 15, "nothing of it is left")
+        wait_until(_ended(family), PATIENCE, "nothing of it is left")
     finally:
         up.stop()
     assert not gates.ledger.count("first end")
     second = _up(shell)
     second.signal(signal.SIGINT)
-    wait_until(lambda: second.returncode is not None, 30)
+    wait_until(lambda: second.returncode is not None, PATIENCE)
     second.stop()
     assert second.returncode == 0, "it comes up again over what the killed one left"

@@ -26,7 +26,7 @@ from relengq.models import Run, ScheduleFire
 from relengq.settings import Settings
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RedisServer, running, short_directory
-from tests.support.waiting import wait_until
+from tests.support.waiting import busy, wait_until
 
 EVERY_SECOND = "fast: {workflow: hello, every: 1s, catch_up: all}\n"
 """Each second is owed, also those in which no clock was running."""
@@ -56,7 +56,10 @@ class World:
         self.schedule(EVERY_SECOND)
 
     def schedule(self, text: str, name: str = "nightly.yml") -> None:
-        (self.site / "beat" / name).write_text(text)
+        """Write a calendar, at once: a clock that looks meanwhile sees the old one or the new one."""
+        new = self.site / f"{name}.new"
+        new.write_text(text)
+        new.rename(self.site / "beat" / name)
 
     def beat(self) -> Beat:
         """A new clock process, started."""
@@ -102,11 +105,12 @@ class World:
         wait_until(paused)
 
     def check_every_second_once(self) -> None:
-        fires = self.fires()
+        runs, fires = self.runs(), self.fires()
         first = fires[0].due_at
         assert [fire.due_at for fire in fires] == [first + timedelta(seconds=n) for n in range(len(fires))]
         assert {fire.outcome for fire in fires} == {"started"}
-        assert len({fire.run_id for fire in fires}) == len(fires) == self.runs()
+        assert len({fire.run_id for fire in fires}) == len(fires)
+        assert runs <= len(fires) <= self.runs(), "the clocks go on, and yet no run is without its due time"
 
 
 @pytest.fixture
@@ -126,7 +130,7 @@ def test_celery_beat_starts_runs_and_stops_at_once(world: World) -> None:
     assert leader(world.installation, CLOCK) is not None
     began = time.monotonic()
     beat.stop(20)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < busy(5)
     assert beat.returncode == 0, beat.log
     assert leader(world.installation, CLOCK) is None, "a standby need not wait for the lease to run out"
     world.check_every_second_once()

@@ -16,9 +16,10 @@ from redis import Redis
 from relengq import celery
 from relengq.errors import BrokerUnavailable
 from tests.support.servers import RedisServer
+from tests.support.waiting import busy
 
 SOON = 6.0
-"""Seconds in which a person is told."""
+"""Seconds in which a person is told, on a quiet machine."""
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_who_sends_or_counts_is_told_soon_that_the_broker_hangs(broker: RedisSer
             started = time.monotonic()
             with pytest.raises(BrokerUnavailable, match="does not answer"):
                 ask()
-            assert time.monotonic() - started < SOON, f"{warm=}"
+            assert time.monotonic() - started < busy(SOON), f"{warm=}"
         os.kill(broker.pid, signal.SIGCONT)
         send(2)
     assert celery.queue_length("quiet") >= 2

@@ -14,6 +14,7 @@ import pytest
 
 from relengq.database import Database
 from relengq.errors import BrokerUnavailable
+from relengq.execution.means import Host
 from relengq.logs import Recorder
 from relengq.models import TaskResult, Worker
 from relengq.runs.attempts import Claim
@@ -100,6 +101,14 @@ def test_run_with_json(call: Caller) -> None:
     assert found["workflow"] == "flow"
     assert found["state"] == "queued"
     assert found["broker_away"] is None
+
+
+def test_a_request_id_starts_a_run_once(call: Caller) -> None:
+    first, second = (call.json("run", "hello", "--request-id", "ticket 7") for _ in range(2))
+    assert first["run"] == second["run"]
+    assert (first["fresh"], second["fresh"]) == (True, False)
+    assert "It was started before." in call("run", "hello", "--request-id", "ticket 7").out
+    assert call.json("run", "hello", "--request-id", "ticket 8")["run"] != first["run"]
 
 
 def test_run_of_what_does_not_fit_starts_nothing(call: Caller) -> None:
@@ -385,6 +394,12 @@ def test_doctor_says_what_is_wrong_and_what_to_do(bench: Bench, call: Caller) ->
     assert any(each["subject"] == "queue default" and each["level"] == "bad" for each in findings)
 
 
+def test_doctor_says_which_pools_have_ansible_loaded(site: Path, bench: Bench, call: Caller) -> None:
+    (site / "workers/plain.yml").write_text("queues: [plain]\nansible: {warm: 'off'}\n")
+    said = call("doctor", code=1).out
+    assert "ok   warm Ansible: default: auto, no server runs here now; plain: off" in " ".join(said.split("\n"))
+
+
 def test_doctor_knows_dead_workers_and_other_revisions(bench: Bench, call: Caller) -> None:
     database = bench.installation.database
     with database.write() as session:
@@ -425,8 +440,23 @@ def test_doctor_sees_a_secret_key_that_others_may_read(bench: Bench, call: Calle
 
 
 def test_doctor_says_how_processes_are_guarded(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "a guard process (child subreaper) ends whatever a play started" in call("doctor", code=1).out
-    monkeypatch.setattr("relengq.doctor.guard_works", lambda: False)
+    everything = Host("", "", "/groups", "", "/groups", "", "", "none")
+    nothing = Host("not permitted", "", "", "may not be written", "", "no controller", "", "not mounted")
+    monkeypatch.setattr("relengq.doctor.guarding.host", lambda: everything)
+    said = call("doctor", code=1).out
+    assert "a PID namespace: the kernel ends a play with all that it started" in said
+    assert "the kernel keeps them, by control groups (version 2) below /groups" in said
+    installation = call.bench.installation
+    installation.settings = installation.settings.model_copy(update={"process_guard": "cgroup"})
+    said = call("doctor", code=1).out
+    assert "a control group below /groups" in said
+    assert "process_guard leaves it out" in said
+    monkeypatch.setattr("relengq.doctor.guarding.host", lambda: nothing)
+    said = call("doctor", code=1).out
+    assert "guard processes (child subreapers) end whatever a play started" in said
+    assert "no control group: may not be written" in said
+    assert "the guard of a play looks every second" in said
+    monkeypatch.setattr("relengq.doctor.guarding.guard_works", lambda: False)
     assert "bad  process guard: prctl is refused" in call("doctor", code=1).out
 
 

@@ -55,7 +55,7 @@ def test_up_once_plays_a_workflow_and_leaves_nothing_behind(shell: Shell) -> Non
     assert "All has been stopped" in done.stdout
     run_id = done.stdout.split()[1]
     assert f"relengq status {run_id}" in done.stdout
-    wait_until(lambda: not left_over(shell.site), 10, "everything to be gone")
+    wait_until(lambda: not left_over(shell.site), 30, "everything to be gone")
     assert "hello" in shell.run("logs", "last").stdout
     assert "succeeded" in shell.run("runs").stdout
 
@@ -88,7 +88,7 @@ def test_up_runs_what_others_start_and_stops_with_one_ctrl_c(shell: Shell) -> No
         assert "Another 'relengq up' runs the broker" in shell.run("up", code=4).stderr
         assert system.running
     assert system.returncode == 0, system.log
-    wait_until(lambda: not left_over(shell.site), 10, "everything to be gone")
+    wait_until(lambda: not left_over(shell.site), 30, "everything to be gone")
 
 
 def test_a_run_that_was_started_without_a_broker_is_played_when_it_comes(shell: Shell) -> None:
@@ -117,7 +117,7 @@ def test_a_worker_and_a_clock_are_celery_itself(shell: Shell) -> None:
     worker = Process([sys.executable, "-m", "relengq", "worker", "default"], shell.site, name="worker")
     worker.start()
     try:
-        wait_until(lambda: "celery" in psutil.Process(worker.pid).cmdline(), 30, "the worker to become Celery")
+        wait_until(lambda: "celery" in psutil.Process(worker.pid).cmdline(), 60, "the worker to become Celery")
         words = psutil.Process(worker.pid).cmdline()
         assert words[words.index("-Q") + 1] == "default"
         assert "default@%h" in words
@@ -137,3 +137,10 @@ def test_doctor_does_not_wait_long_for_what_does_not_answer(site: Path) -> None:
 def test_doctor_names_a_broker_that_refuses(site: Path) -> None:
     shell = Shell(site, {"RELENGQ_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert "Connection refused" in shell.run("doctor", code=1).stdout
+
+
+def test_up_says_at_once_that_the_file_of_the_bus_cannot_be_used(site: Path) -> None:
+    said = Shell(site, {"RELENGQ_BUS_CONFIG": "missing.toml"}).run("up", code=2).stderr
+    assert "There is no" in said
+    assert "missing.toml" in said
+    assert said.count("\n") == 1

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,25 +25,6 @@ from relengq.testing import Bench
 from relengq.workflows import Workflow
 
 MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture
-def make_bench(site: Path, tmp_path: Path, database_url: str) -> Iterator[MakeBench]:
-    """Makes a bench over workflows given as text."""
-    made: list[Bench] = []
-
-    def make(settings: str = "", **workflows: str) -> Bench:
-        (site / "relengq.toml").write_text(settings)
-        for name, text in workflows.items():
-            (site / "playbooks/workflows" / f"{name}.yml").write_text(textwrap.dedent(text))
-        bench = Bench(site, tmp_path / "bench", database_url)
-        assert bench.installation.site.faults == (), bench.installation.site.faults
-        made.append(bench)
-        return bench
-
-    yield make
-    for bench in made:
-        bench.close()
 
 
 CHAIN = """

@@ -107,10 +107,10 @@ def test_a_work_directory_that_cannot_be_written(project: Project, tmp_path: Pat
 def test_a_full_disk(project: Project, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=1", "tmpfs", small], check=False).returncode:
         pytest.skip("this machine does not let us mount")
     try:
-        message = refused(project, workdir=small, variables={"big": "x" * 100_000})
+        message = refused(project, workdir=small)
         assert message == f"The work directory {small} cannot be written on this worker: No space left on device."
     finally:
         subprocess.run(["umount", small], check=True)
@@ -135,9 +135,10 @@ def test_ansible_that_is_killed(project: Project) -> None:
         for guard in psutil.Process().children():
             # Other children of this process may end at any moment.
             with suppress(psutil.NoSuchProcess):
-                for program in guard.children():
-                    program.kill()
-                    killed.append(program.pid)
+                for reaper in guard.children():
+                    for program in reaper.children():
+                        program.kill()
+                        killed.append(program.pid)
         return None
 
     sink = Collected()

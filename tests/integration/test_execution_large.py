@@ -100,3 +100,19 @@ def test_a_huge_result_is_no_huge_row(sqlite_database: Database, tmp_path: Path)
     assert len(message) < 10_200
     assert len(outcome.message or "") < 10_200
     assert sum(map(len, read(sqlite_database, attempt))) > 5_500_000
+
+
+def test_a_huge_result_that_is_well_costs_no_event(sqlite_database: Database, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.tasks(
+        """
+        - name: huge
+          command: "{{ ansible_playbook_python }} -c \\"print('e' * 10_000_000)\\""
+        - name: hands on
+          set_stats: {data: {size: "{{ 7 * 6 }}", large: "{{ 'x' * 3_000_000 }}"}}
+        """
+    )
+    outcome, sink = project.play()
+    assert (sink.named("huge").status, sink.named("huge").changed) == ("changed", True)
+    assert str(outcome.outputs["size"]) == "42"
+    assert len(str(outcome.outputs["large"])) == 3_000_000

@@ -254,6 +254,88 @@ def test_the_sites_own_callbacks_and_configuration_work(project: Project) -> Non
     assert sink.named("quiet").status == "ok"
 
 
+def test_callbacks_of_every_kind_work_beside_ours(project: Project) -> None:
+    """One that the environment names, one beside the playbook, and one of Ansible's own."""
+    noted = """
+        from ansible.plugins.callback import CallbackBase
+        DOCUMENTATION = '''
+        name: {0}
+        type: aggregate
+        short_description: x
+        '''
+        class CallbackModule(CallbackBase):
+            CALLBACK_TYPE, CALLBACK_NAME, CALLBACK_NEEDS_ENABLED = "aggregate", "{0}", {1}
+            def v2_runner_on_ok(self, result):
+                self._display.display("{0} saw " + result._task.get_name())
+                raise ValueError("{0} is broken")
+            def v2_playbook_on_stats(self, stats):
+                self._display.display("{0} at the end")
+        """
+    project.file("named/one.py", noted.format("one", "True"))
+    project.file("callback_plugins/two.py", noted.format("two", "False"))
+    project.tasks("- {name: first, debug: {msg: x}}\n- {name: second, debug: {msg: x}}")
+    outcome, sink = project.play(
+        environment={
+            "ANSIBLE_CALLBACK_PLUGINS": str(project.playbooks / "named"),
+            "ANSIBLE_CALLBACKS_ENABLED": "one,ansible.builtin.tree",
+            "ANSIBLE_CALLBACK_TREE_DIR": str(project.root / "tree"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+        }
+    )
+    assert outcome.state is AttemptState.SUCCEEDED, sink.text
+    assert [each.status for each in sink.tasks.values()] == ["ok", "ok"]
+    for word in ("one saw first", "one saw second", "two saw first", "one at the end", "two at the end"):
+        assert word in sink.text
+    assert "localhost | SUCCESS => {" in sink.text
+    assert (project.root / "tree" / "localhost").is_file()
+
+
+def test_a_playbook_that_a_task_starts_is_none_of_ours(project: Project) -> None:
+    project.file(
+        "nested.yml", "- hosts: localhost\n  gather_facts: false\n  tasks: [{name: inner, debug: {msg: deep}}]\n"
+    )
+    project.tasks(
+        """
+        - {name: outer, command: "ansible-playbook -i localhost, -c local nested.yml", register: nested}
+        - {name: said, debug: {var: nested.stdout_lines}}
+        - {name: told, set_stats: {data: {said: "{{ nested.stdout }}", known: "{{ lookup('env', 'RELENGQ_EVENTS') }}"}}}
+        """
+    )
+    outcome, sink = project.play()
+    assert outcome.state is AttemptState.SUCCEEDED, sink.text
+    assert [each.task for each in sink.tasks.values()] == ["outer", "said", "told"]
+    said = str(outcome.outputs["said"])
+    assert "TASK [inner]" in said
+    assert "\x1b" not in said
+    assert outcome.outputs["known"] == ""
+
+
+def test_tasks_of_every_strategy_and_loop_are_told(project: Project) -> None:
+    project.file("inventory", "".join(f"h{number} {LOCAL}\n" for number in range(3)))
+    project.file(
+        "play.yml",
+        """
+        - hosts: all
+          gather_facts: false
+          strategy: free
+          tasks:
+            - {name: many, debug: {msg: "{{ item }}"}, loop: "{{ range(200) | list }}", loop_control: {label: x}}
+            - {name: values, set_stats: {data: {n: ["{{ item }}"]}, per_host: true, aggregate: true}, loop: [1, 2]}
+            - {name: later, command: sleep 0.1, async: 10, poll: 1}
+            - {name: wanted, command: "false", register: r, until: r is succeeded, retries: 1, delay: 0,
+               ignore_errors: true, notify: handled, changed_when: true}
+          handlers: [{name: handled, debug: {msg: x}}]
+        """,
+    )
+    outcome, sink = project.play()
+    found = sorted((each.task, each.host, each.status) for each in sink.tasks.values())
+    wanted = {"many": "ok", "values": "ok", "later": "changed", "wanted": "ignored"}
+    assert [each for each in found if each[0] in wanted] == sorted(
+        (task, f"h{number}", status) for task, status in wanted.items() for number in range(3)
+    ), sink.text
+    assert outcome.outputs["n"] == {f"h{number}": [1, 2] for number in range(3)}
+
+
 def test_host_keys_are_checked_unless_the_site_says_otherwise(project: Project) -> None:
     project.tasks("- debug: {msg: \"{{ lookup('config', 'HOST_KEY_CHECKING') }}\"}")
     _, sink = project.play()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,26 @@ def test_a_database_of_another_version_is_refused_with_advice(sqlite_database: D
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(DatabaseUnavailable, match=r"is at revision 9999, not .* Run 'relengq db upgrade'"):
         migrations.require_head(sqlite_database)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused_with_advice(
+    postgresql_server: PostgreSQLServer, tmp_path: Path, encoding: str
+) -> None:
+    """In SQL_ASCII the driver has bytes for text, which upsets everybody who expects text."""
+    name = f"in_{encoding.lower()}"
+    postgresql_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    done = subprocess.run(
+        [sys.executable, "-m", "relengq", "db", "upgrade"],
+        env={**os.environ, "RELENGQ_SITE": str(tmp_path), "RELENGQ_DATABASE_URL": postgresql_server.url(name)},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    assert f"has the encoding {encoding}; relengq needs UTF8" in " ".join(done.stderr.split())
+    assert "createdb --template=template0 --encoding=UTF8" in " ".join(done.stderr.split())
+    assert "bug" not in done.stderr
+    database = Database(postgresql_server.url(name))
+    with pytest.raises(DatabaseUnavailable, match="needs UTF8"), database.read():
+        pass
+    database.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.brokers import queues
 from tests.support.servers import RabbitMQServer, running
 from tests.support.systems import PATIENCE, System, private_redis, system
 from tests.support.waiting import wait_until
@@ -42,6 +43,9 @@ def test_a_chain_on_rabbitmq_whose_node_restarts(tmp_path: Path, rabbitmq: Rabbi
         gates = made.gates("chain")
         run_id = made.run("chain", gates=str(gates.directory))
         made.reach(run_id, gates, "first start")
+        declared = queues(rabbitmq, "type")
+        assert declared["default"] == ("quorum",)
+        assert not [name for name in declared if name.startswith("celery_delayed")], "nothing is sent with a countdown"
         rabbitmq.stop()
         told = made.shell.run("run", "gated", "-i", f"gates={gates.directory}").stderr
         assert "does not answer" in told

@@ -15,9 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 import ansible.module_utils
-import yaml
 
-from relengq import expressions
+from relengq import documents, expressions
 from relengq.documents import Json
 from relengq.inputs import check_inputs
 from relengq.workflows import PlaybookStep, Workflow
@@ -107,8 +106,9 @@ class Night:
     result: str | None = None
 
     def __post_init__(self) -> None:
-        text = (PLAYBOOKS / "workflows" / f"{self.workflow}.yml").read_text(encoding="utf-8")
-        self._declared = Workflow.model_validate({"name": self.workflow, **yaml.safe_load(text)})
+        written = documents.load(PLAYBOOKS / "workflows" / f"{self.workflow}.yml").data
+        assert isinstance(written, dict)
+        self._declared = Workflow.model_validate({"name": self.workflow, **written})
         self._values = check_inputs(self._declared.inputs, dict(self.inputs))
 
     def go(self) -> Night:

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import textwrap
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
-from relengq.execution import Outcome, PlayOrder, Stop, TaskOutcome, play
+from relengq.execution import Outcome, PlayOrder, Stop, TaskOutcome, Warm, play
 
 STUBBORN = """\
-import os, signal, sys, time
+import fcntl, os, signal, sys, time
 where = sys.argv[1]
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
@@ -22,12 +21,16 @@ if os.fork():
 os.setsid()
 if os.fork():
     os._exit(0)
-with open(os.path.join(where, f"{os.getpid()}.pid.new"), "w") as file:
-    file.write(str(os.getpid()))
+file = open(os.path.join(where, f"{os.getpid()}.pid.new"), "w")
+fcntl.flock(file, fcntl.LOCK_EX)
 os.rename(file.name, os.path.join(where, f"{os.getpid()}.pid"))
+if len(sys.argv) > 2:
+    os.setuid(int(sys.argv[2]))
 time.sleep(300)
 """
-"""A program that turns into a daemon in a session of its own and ignores every polite signal."""
+"""A program that turns into a daemon in a session of its own and ignores every polite signal; of another user, if told.
+
+It holds a lock on a file as long as it lives: its process id says little outside of its PID namespace."""
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Project:
     """An Ansible project below a directory."""
 
     root: Path
+    warm: Warm | None = None
 
     @property
     def playbooks(self) -> Path:
@@ -90,6 +94,9 @@ class Project:
             "playbooks": self.playbooks,
             "playbook": "play.yml",
             "workdir": self.workdir,
+            "warm": self.warm,
+            # pytest changes it all the time, and each environment has a server of its own.
+            "withheld": frozenset({"PYTEST_CURRENT_TEST"}),
         }
         return PlayOrder(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -102,13 +109,15 @@ class Project:
         return sorted(str(path.relative_to(self.workdir)) for path in self.workdir.rglob("*"))
 
 
-def alive(directory: Path) -> list[int]:
-    """The processes that wrote their ids into a directory and still run."""
-    return [pid for pid in map(int, (path.stem for path in directory.glob("*.pid"))) if running(pid)]
+def alive(directory: Path) -> list[str]:
+    """The files in a directory whose processes still run: they hold locks on them."""
+    return [path.name for path in directory.glob("*.pid") if _locked(path)]
 
 
-def running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -86,7 +86,7 @@ class Process:
                 start_new_session=True,
             )
 
-    def wait_for_log(self, text: str, timeout: float = 30.0) -> None:
+    def wait_for_log(self, text: str, timeout: float = 60.0) -> None:
         """Wait until the process has written ``text`` since its last start."""
 
         def written() -> bool:

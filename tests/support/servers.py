@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,11 +28,18 @@ HOST = "127.0.0.1"
 S = TypeVar("S", "RedisServer", "RabbitMQServer", "PostgreSQLServer")
 
 
+_PORTS = range(15_000, 32_000)
+"""Below those that the kernel gives to clients (net.ipv4.ip_local_port_range), which come and go all the time."""
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that nobody uses, nor is likely to use before the caller does."""
+    while True:
+        # Not from random: Hypothesis seeds that in the same way in each process of a test run.
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def _program(*names: str, also: str = "") -> Path:
@@ -75,10 +83,11 @@ class RedisServer(Process):
 class RabbitMQServer(Process):
     """A RabbitMQ node of its own, beside any other: own name, ports, directories and port mapper (epmd).
 
-    It takes five to ten seconds to start, so tests share one.
+    It takes five to ten seconds to start, so tests share one. ``parameters`` are those of its application
+    ``rabbit``: consumer_timeout in milliseconds, for instance.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **parameters: int) -> None:
         self.port, distribution, mapper = free_port(), free_port(), free_port()
         for name in ("data", "logs", "home"):
             (directory / name).mkdir(exist_ok=True)
@@ -94,6 +103,7 @@ class RabbitMQServer(Process):
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),
             "RABBITMQ_LOG_BASE": str(directory / "logs"),
             "RABBITMQ_LOGS": "-",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(f"-rabbit {key} {parameters[key]}" for key in parameters),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
             # The start script then becomes the server, instead of staying between it and us.
             "RUNNING_UNDER_SYSTEMD": "true",
@@ -116,7 +126,7 @@ class RabbitMQServer(Process):
         super().start()
 
     def ready(self) -> None:
-        self.wait_for_log("Server startup complete", 60)
+        self.wait_for_log("Server startup complete", 240)
 
     def stop(self, timeout: float = 20.0) -> None:
         super().stop(timeout)
@@ -129,6 +139,7 @@ class PostgreSQLServer(Process):
     def __init__(self, directory: Path) -> None:
         programs = "/usr/lib/postgresql/*/bin"
         self._initdb = _program("initdb", also=programs)
+        self._dump = _program("pg_dump", also=programs)
         self._owner = _unprivileged_user() if os.getuid() == 0 else None
         self.data = directory / "data"
         options = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
@@ -176,6 +187,11 @@ class PostgreSQLServer(Process):
     def execute(self, statement: str) -> None:
         with psycopg.connect(f"host={self.directory} user=postgres dbname=postgres", autocommit=True) as connection:
             connection.execute(statement)  # type: ignore[arg-type]
+
+    def dump(self, database: str) -> bytes:
+        """Everything in a database, as pg_dump writes it."""
+        argv = [self._dump, "-h", self.directory, "-U", "postgres", database]
+        return subprocess.run(list(map(str, argv)), capture_output=True, check=True).stdout
 
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:

@@ -7,11 +7,10 @@ database directly, because each call of the command line costs most of a second.
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,15 +36,12 @@ GATE = """\
 #!/bin/sh
 # gate.sh DIRECTORY NAME: note the start, wait until DIRECTORY/NAME.open exists, note the end.
 # Says "twice" when another one of the same name is alive.
-for file in "$1/$2".*.pid; do
-  [ -e "$file" ] || continue
-  kill -0 "$(cat "$file")" 2>/dev/null && echo "$2 twice" >> "$1/ledger"
-done
-echo $$ > "$1/.$2.$$" && mv "$1/.$2.$$" "$1/$2.$$.pid"
+# (A lock says so: process ids mean nothing from one PID namespace to another.)
+exec 9> "$1/.$2.lock"
+flock --nonblock 9 || echo "$2 twice" >> "$1/ledger"
 echo "$2 start" >> "$1/ledger"
 echo "waiting at the gate of $2"
-until [ -e "$1/$2.open" ]; do sleep 0.05; done
-rm "$1/$2.$$.pid"
+until [ -e "$1/$2.open" ]; do sleep 0.05 9>&-; done
 echo "$2 end" >> "$1/ledger"
 """
 
@@ -105,8 +101,19 @@ class Gates:
             (self.directory / f"{name}.open").touch()
 
     def waiting(self, name: str) -> psutil.Process:
-        """The process that waits at a gate."""
-        return psutil.Process(int(max(self.directory.glob(f"{name}.*.pid"), key=os.path.getmtime).read_text()))
+        """The process that waits at a gate, the youngest of them."""
+        arguments = [str(self.directory), name]
+        found = [each for each in psutil.process_iter(["cmdline", "create_time"]) if self._at(each, arguments)]
+        return max(found, key=lambda each: float(each.info["create_time"]))
+
+    @staticmethod
+    def _at(process: psutil.Process, arguments: list[str]) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            parent = process.parent()
+            # What the gate has just forked looks like the gate itself.
+            found = process.info["cmdline"] or []  # None: it has just become a zombie
+            return found[-2:] == arguments and not (parent and parent.cmdline()[-2:] == arguments)
+        return False
 
 
 @dataclass

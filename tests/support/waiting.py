@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +11,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
+def busy(seconds: float) -> float:
+    """What takes so many seconds at most on a quiet machine may take on this one, where other tests run beside."""
+    return seconds * (1.5 + os.getloadavg()[0])
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
     """The first true value of ``condition()``; AssertionError after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):

@@ -18,11 +18,14 @@ inputs:
   token: {secret: true}
 on:
   - {message: org.example.tag, inputs: {release: f44, token: x}}
+  - {message: org.example.compose, if: msg.ok, inputs: {release: "{{ msg.release }}", arches: [aarch64], token: x},
+     key: "{{ msg.compose }}"}
 concurrency: {group: "compose-{{ inputs.release }}"}
 access: {launch: [releng], logs: [qa]}
 steps:
   - {name: one, playbook: hello.yml, timeout: 2h, retry: {attempts: 3}, on_lost: hold}
   - {name: go, approval: {groups: [leads], timeout: 1d}}
+  - {name: ci, wait_for: {message: org.example.ci, if: msg.id == run.id, fail_if: not msg.passed, timeout: 6h}}
 finally:
   - {name: report, playbook: hello.yml, when: inputs.release == 'f44'}
 """
@@ -91,7 +94,7 @@ def test_workflows_and_their_inputs(here: Path, capsys: pytest.CaptureFixture[st
     assert "hello-nightly" in said
     assert main(["workflows", "--json"]) == 0
     found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-    assert found["nightly"]["steps"] == ["one", "go", "report"]
+    assert found["nightly"]["steps"] == ["one", "go", "ci", "report"]
     assert found["hello"]["schedules"] == ["hello-nightly"]
 
 
@@ -104,6 +107,11 @@ def test_show_tells_everything_about_a_workflow(here: Path, capsys: pytest.Captu
         "Release to compose; matches rawhide|f[0-9]+",
         "plays hello.yml on queue default; at most 2h; up to 3 tries; on_lost: hold",
         "waits for approval by leads; at most 1d",
+        "waits for message org.example.ci; if msg.id == run.id; fails if not msg.passed; at most 6h",
+        "  org.example.tag\n    inputs  release=f44\n            token=x\n    key     the message's id\n",
+        "  org.example.compose\n    if      msg.ok\n    inputs  release={{ msg.release }}\n",
+        '            arches=["aarch64"]\n',
+        "    key     {{ msg.compose }}",
         "Finally",
         "when inputs.release == 'f44'",
         "Who may start it: releng",

@@ -10,6 +10,7 @@ import pytest
 
 from relengq.cli.screen import Screen
 from relengq.cli.view import View, advise
+from relengq.documents import Json
 from relengq.runs.lookup import RunLine
 from relengq.runs.timeline import StepLine, Timeline, Waits
 from relengq.states import RunState, StepState
@@ -30,7 +31,7 @@ RUN = RunLine(
 def seen(*steps: StepLine, run: RunLine = RUN) -> Timeline:
     return Timeline(
         run=run, held=False, origin_from=None, trigger_detail={}, group=None, deadline=None, usual=90.0, outputs=None,
-        reruns=(), steps=steps,
+        reruns=(), pruned=(), steps=steps,
     )  # fmt: skip
 
 
@@ -48,6 +49,15 @@ def test_the_head_says_how_long_against_the_usual_in_the_local_time() -> None:
     assert lines[0] == "nightly  0abc  running  for 1m1s (usually 1m30s)"
     assert any("alice (person) at 2026-11-20 06:15" in line or "at 06:15:00" in line for line in lines)
     assert any("aaaaaaaaaaaa with uncommitted changes" in line for line in lines)
+
+
+def test_the_head_has_the_message_that_started_it() -> None:
+    by_message = replace(RUN, trigger="message", who="bus")
+    detail: dict[str, Json] = {"message_id": "6c0b\x1b[0m", "topic": "org.example.ostree", "key": "f44/iot abc"}
+    lines = shown(replace(seen(STEP, run=by_message), trigger_detail=detail))
+    assert any("started by" in line and "bus (message)" in line for line in lines)
+    assert any(line.split() == ["message", "6c0b", "[0m", "on", "org.example.ostree"] for line in lines)
+    assert any(line.split() == ["key", "f44/iot", "abc"] for line in lines)
 
 
 def test_a_running_step_says_where_it_is() -> None:

@@ -17,7 +17,7 @@ from tests.support.manual import ROOT, Command, commands
 RELENGQ = sorted(set(commands("relengq")), key=str)
 MAKE = sorted(set(commands("make")), key=str)
 CELERY = sorted(set(commands("celery")), key=str)
-FILES = ("f44.yml", "token.txt")
+FILES = ("f44.yml", "token.txt", "tag.json", "outage.jsonl")
 """Files that commands of the manual read."""
 
 
@@ -41,6 +41,7 @@ def parse_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in FILES:
         (tmp_path / name).touch()
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
 
 
 def test_there_are_commands() -> None:
@@ -88,4 +89,4 @@ def test_make_has_the_target(command: Command) -> None:
 @pytest.mark.parametrize("command", CELERY, ids=lambda command: " ".join(command.words))
 def test_celery_has_the_command(command: Command) -> None:
     assert command.words[:2] == ("-A", "relengq")
-    assert command.words[2] in {"worker", "beat", "flower", "inspect", "status"}
+    assert command.words[2] in {"worker", "beat", "control", "flower", "inspect", "status"}

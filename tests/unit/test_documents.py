@@ -160,11 +160,11 @@ def test_merges_and_lets_own_keys_win() -> None:
     ids=["bomb", "many", "deep", "deep-flow", "deep-block", "deep-alias", "large"],
 )
 def test_names_the_limit_at_once(text: str, limit: int) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     (fault,) = parse(text, name="f.yml").faults
     assert str(limit) in fault.message
     assert "limit" in fault.message
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relengq.durations import LONGEST, human, parse
+from relengq.durations import LONGEST, human, kept, parse
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from relengq.durations import LONGEST, human, parse
         ("1h30m", 5400),
         ("2d", 172800),
         ("1w", 604800),
+        ("1y", 31536000),
         ("250ms", 0.25),
         ("1.5h", 5400),
         (90, 90),
@@ -53,6 +54,19 @@ def test_reads(text: object, seconds: float) -> None:
 def test_refuses(text: object) -> None:
     with pytest.raises(ValueError, match=r"duration is written|is not between"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 0), ("0", 0), (0, 0), ("90", 90), (" 7 ", 7), ("30d", 2592000), ("2y", 63072000)]
+)
+def test_nothing_and_0_keep_for_ever(text: object, seconds: float) -> None:
+    assert kept(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", -1, "99y", None, "9" * 30])
+def test_refuses_to_keep(text: object) -> None:
+    with pytest.raises(ValueError, match=r"duration is written|is not between"):
+        kept(text)
 
 
 @given(st.integers(0, LONGEST))

@@ -103,7 +103,7 @@ def test_it_ends_when_its_parent_is_killed(directory: Path) -> None:
     assert server.answers()
     parent.kill()
     parent.wait()
-    wait_until(lambda: not server.answers(), 10, "the server ended with its parent")
+    wait_until(lambda: not server.answers(), what="the server ended with its parent")
 
 
 def test_the_wheel_has_a_server_when_path_has_none(monkeypatch: pytest.MonkeyPatch, broker: Broker) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from relengq.errors import AttemptFault
 from relengq.execution.configuration import AnsibleConfiguration
+from relengq.execution.pipe import CALLBACKS
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +24,14 @@ def test_the_sites_callbacks_survive_ansible_runner(tmp_path: Path) -> None:
     found = project(tmp_path, "[defaults]\nstdout_callback = mine ; why\ncallback_plugins = plugins:/opt/x\n")
     kept = found.callbacks({})
     assert kept["ANSIBLE_STDOUT_CALLBACK"] == "mine"
-    assert kept["ANSIBLE_CALLBACK_PLUGINS"] == f"{tmp_path}/plugins:/opt/x"
+    assert kept["ANSIBLE_CALLBACK_PLUGINS"] == f"{CALLBACKS}:{tmp_path}/plugins:/opt/x"
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     found = project(tmp_path, "[defaults]\nstdout_callback = mine\n")
     kept = found.callbacks({"ANSIBLE_STDOUT_CALLBACK": "other", "ANSIBLE_CALLBACK_PLUGINS": "/p"})
     assert "ANSIBLE_STDOUT_CALLBACK" not in kept
-    assert kept["ANSIBLE_CALLBACK_PLUGINS"] == "/p"
+    assert kept["ANSIBLE_CALLBACK_PLUGINS"] == f"{CALLBACKS}:/p"
 
 
 def test_the_default_places_of_callbacks_stay(tmp_path: Path) -> None:
@@ -73,3 +74,12 @@ def test_an_inventory_that_is_missing_is_a_fault(tmp_path: Path) -> None:
         inventory(AnsibleConfiguration.find(tmp_path, {}), "stg", tmp_path)
     with pytest.raises(AttemptFault, match="inventory 'gone' does not exist"):
         inventory(AnsibleConfiguration(None), None, tmp_path, ANSIBLE_INVENTORY="gone")
+
+
+def test_forks_are_set_where_nobody_else_does(tmp_path: Path) -> None:
+    said = project(tmp_path, "[defaults]\nforks = 7\n")
+    assert said.forks({}, 10) == {}
+    silent = project(tmp_path, "[defaults]\n")
+    assert silent.forks({}, 10) == {"ANSIBLE_FORKS": "10"}
+    assert silent.forks({"ANSIBLE_FORKS": "3"}, 10) == {}
+    assert silent.forks({}, None) == {}

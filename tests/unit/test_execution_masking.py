@@ -2,13 +2,23 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import json
+import re
+import shlex
+import subprocess
+import textwrap
+import time
+from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relengq.execution.forms import forms
 from relengq.execution.masking import MASK, Mask
 
 SECRET = 'pa"ss/wörd +1'
@@ -23,7 +33,22 @@ FORMS = {
     "quoted": quote(SECRET),
     "quoted wholly": quote(SECRET, safe=""),
     "form": quote_plus(SECRET),
+    "quoted in small letters": quote(SECRET, safe="").lower(),
+    "quoted by JavaScript": quote(SECRET, safe="!~*'()"),
+    "json in json": json.dumps(json.dumps(SECRET))[3:-3],
+    "json with escaped slashes": json.dumps(SECRET)[1:-1].replace("/", "\\/"),
+    "json in capital letters": json.dumps(SECRET)[1:-1].replace("\\u00f6", "\\u00F6"),
+    "repr": ascii(SECRET)[1:-1],
+    "repr of bytes": repr(SECRET.encode())[2:-1],
+    "YAML": yaml.dump(SECRET, default_style='"', width=1000).rstrip("\n")[1:-1],
+    "HTML": html.escape(SECRET),
 }
+QUOTES = 'it\'s a "quoted" $ecret & <more>'
+"""What shells, YAML and HTML have to quote."""
+
+
+def bash(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", *arguments], capture_output=True, text=True, check=True)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -33,6 +58,36 @@ def test_each_form_is_masked_however_the_text_is_cut(form: str, size: int) -> No
     stream = Mask([SECRET]).stream()
     out = "".join(stream.feed(text[at : at + size]) for at in range(0, len(text), size)) + stream.end()
     assert out == f"before {MASK} between {MASK}{MASK} after"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        shlex.quote(QUOTES),
+        shlex.join(["login", QUOTES]),
+        "'" + QUOTES.replace("'", "'\\''") + "'",
+        "'" + QUOTES.replace("'", "''") + "'",
+        bash("-c", 'printf %q "$1"', "bash", QUOTES).stdout,
+        bash("-xc", ': "$1"', "bash", QUOTES).stderr,
+        yaml.dump({"key": QUOTES}),
+        yaml.dump({"key": QUOTES}, width=12),
+        yaml.dump({"key": QUOTES}, width=12, default_style='"'),
+        yaml.dump({"key": QUOTES}, width=12, default_style=">"),
+        html.escape(QUOTES),
+        repr({"key": QUOTES}),
+        json.dumps({"stdout": json.dumps({"key": QUOTES})}),
+        json.dumps(QUOTES).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+        textwrap.fill(f"[ERROR]: The server said: {QUOTES}, and went away.", 40),
+        base64.encodebytes(f"user:{QUOTES * 3}".encode()).decode().replace("\n", "\n    "),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_secret_that_is_quoted_or_wrapped_is_masked(shown: str, size: int) -> None:
+    stream = Mask([QUOTES, QUOTES * 3]).stream()
+    out = "".join(stream.feed(shown[at : at + size]) for at in range(0, len(shown), size)) + stream.end()
+    assert MASK in out
+    assert "ecret" not in out
+    assert len(out) < len(shown)
 
 
 @pytest.mark.parametrize("user", ["u", "us", "use", "user"])
@@ -58,15 +113,16 @@ def test_very_short_values_are_left_alone() -> None:
 
 
 def test_json_is_masked_in_keys_strings_and_numbers() -> None:
-    value = {"k-s3cret": ["s3cret", {"pin": 1234, "other": 12345, "yes": True, "no": None}]}
+    value = {"k-s3cret": ["s3cret", {"pin": 1234, "other": 12345, "near": 123, "yes": True, "no": None}]}
     assert Mask(["s3cret", "1234"]).json(value) == {
-        f"k-{MASK}": [MASK, {"pin": MASK, "other": 12345, "yes": True, "no": None}]
+        f"k-{MASK}": [MASK, {"pin": MASK, "other": MASK, "near": 123, "yes": True, "no": None}]
     }
 
 
 SECRETS = st.lists(st.text("ab", min_size=3, max_size=6), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(SECRETS, st.lists(st.text("abc", max_size=9)))
 def test_no_secret_is_ever_whole_in_the_output(secrets: list[str], pieces: list[str]) -> None:
     stream = Mask(secrets).stream()
@@ -74,6 +130,54 @@ def test_no_secret_is_ever_whole_in_the_output(secrets: list[str], pieces: list[
     assert not any(secret in part for part in out.split(MASK) for secret in secrets)
     if not any(secret in "".join(pieces) for secret in secrets):
         assert out == "".join(pieces)
+
+
+BROKEN = st.sampled_from(["abbaabba", "abbaa\n   bba", "abb aabba"])
+PIECES = st.lists(st.text("ab \n\\", max_size=9) | BROKEN)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab", min_size=8, max_size=10), min_size=1, max_size=3), PIECES)
+def test_no_secret_is_ever_whole_in_the_output_when_breaks_are_left_out(secrets: list[str], pieces: list[str]) -> None:
+    def together(text: str) -> str:
+        return re.sub(r"\\(?=\s)|\s", "", text)
+
+    stream = Mask(secrets).stream()
+    out = "".join(stream.feed(piece) for piece in pieces) + stream.end()
+    assert not any(secret in together(part) for part in out.split(MASK) for secret in secrets)
+    if not any(secret in together("".join(pieces)) for secret in secrets):
+        assert out == "".join(pieces)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=4, max_size=40), st.data())
+def test_any_secret_is_masked_in_any_form_however_it_is_cut(secret: str, data: st.DataObject) -> None:
+    known = sorted(forms(secret))
+    shown = "".join(data.draw(st.sampled_from(known)) + "\n|\n" for _ in range(2)) if known else ""
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(shown)), max_size=8)))
+    stream = Mask([secret]).stream()
+    out = "".join(stream.feed(shown[a:b]) for a, b in pairwise([0, *cuts, len(shown)])) + stream.end()
+    assert not any(form in part for part in out.split(MASK) for form in known)
+
+
+def test_what_goes_on_after_a_part_of_a_long_secret_is_masked_as_well() -> None:
+    secret = base64.b64encode(bytes(range(256))).decode()
+    for shown in (secret, secret[:100], secret[:300] + "…", f"x{secret}x"):
+        assert not re.search(r"[A-Za-z0-9]{4}", Mask([secret]).text(shown))
+
+
+def test_much_output_and_many_secrets_take_little_time() -> None:
+    """20 secrets cost less than a second for each MB, in large reads and in small ones."""
+    keys = ["\n".join(hashlib.sha512(bytes([n, line])).hexdigest() for line in range(20)) for n in range(3)]
+    secrets = [*keys, *(hashlib.sha256(bytes([n])).hexdigest()[: 8 + 2 * n] for n in range(17))]
+    line = "ok: [host.example.org] => (item={{'name': 'package', 'sum': '{}'}})\n"
+    text = "".join(line.format(hashlib.md5(str(n).encode()).hexdigest()) for n in range(10_000))
+    for size in (1 << 18, 200):
+        stream = Mask(secrets).stream()
+        began = time.process_time()
+        out = "".join(stream.feed(text[at : at + size]) for at in range(0, len(text), size)) + stream.end()
+        assert time.process_time() - began < len(text) / 1e6 * (0.5 if size > 1000 else 3)
+        assert out == text
 
 
 def test_text_that_cannot_be_a_secret_is_not_held_back() -> None:

@@ -19,6 +19,10 @@ FileNotFoundError: [Errno 2] No such file or directory: 'nosuchprogram'
         ({"msg": "No package foo"}, "No package foo"),
         ({"msg": "non-zero return code", "stderr": "disk full\n", "stdout": "x"}, "non-zero return code: disk full"),
         ({"msg": "non-zero return code", "stderr": "", "stdout": "bad"}, "non-zero return code: bad"),
+        (
+            {"msg": "The command exited with a non-zero return code.", "stderr": "", "stdout": "bad"},
+            "The command exited with a non-zero return code: bad",
+        ),
         ({"msg": "MODULE FAILURE", "module_stderr": "Traceback"}, "MODULE FAILURE: Traceback"),
         (
             {"msg": "Module result deserialization failed: No start of json char found", "module_stderr": "no python"},

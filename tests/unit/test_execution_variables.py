@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relengq.documents import Json
 from relengq.errors import AttemptFault
-from relengq.execution.variables import marked, write
+from relengq.execution.variables import FILE, Handed, encoded, marked
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -44,27 +44,42 @@ def test_every_string_is_marked_and_nothing_else_changes(value: Json) -> None:
     assert unmarked(wrapped) == value
 
 
-def test_the_file_is_private_and_is_json(tmp_path: Path) -> None:
-    path = tmp_path / "variables.json"
-    write(path, {"big": "x" * 200_000, "half": "\ud800", "n": 1})
+@pytest.mark.parametrize("size", [1, 2_000_000])
+def test_they_are_given_once_and_are_never_in_a_file(tmp_path: Path, size: int) -> None:
+    data = encoded({"big": "x" * size, "half": "\ud800", "n": 1})
+    assert json.loads(data)["half"] == {"__ansible_unsafe": "?"}
+    handed = Handed(tmp_path, data)
+    path = tmp_path / FILE
+    assert stat.S_ISFIFO(path.stat().st_mode)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert json.loads(path.read_text())["half"] == {"__ansible_unsafe": "?"}
+    assert path.read_bytes() == data
+    assert not path.exists()
+    handed.close()
+
+
+def test_a_reader_that_never_comes_or_ends_too_soon_holds_nobody_up(tmp_path: Path) -> None:
+    Handed(tmp_path, b"x").close()
+    (tmp_path / FILE).unlink(missing_ok=True)
+    handed = Handed(tmp_path, b"x" * 2_000_000)
+    with (tmp_path / FILE).open("rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"x"
+    handed.close()
 
 
 @pytest.mark.parametrize("name", ["ansible_ssh_common_args", "a-b", "", "1x"])
-def test_names_that_steer_ansible_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_steer_ansible_are_refused(name: str) -> None:
     with pytest.raises(AttemptFault, match=f"variable '{name}' cannot be given"):
-        write(tmp_path / "v", {name: "x"})
+        encoded({name: "x"})
 
 
-def test_keys_that_are_ansibles_own_are_refused(tmp_path: Path) -> None:
+def test_keys_that_are_ansibles_own_are_refused() -> None:
     with pytest.raises(AttemptFault, match=r"'msg\.a\[0\]' has the key '__ansible_vault'"):
-        write(tmp_path / "v", {"msg": {"a": [{"__ansible_vault": "x"}]}})
+        encoded({"msg": {"a": [{"__ansible_vault": "x"}]}})
 
 
-def test_a_bomb_of_nesting_is_refused(tmp_path: Path) -> None:
+def test_a_bomb_of_nesting_is_refused() -> None:
     value: Json = "x"
     for _ in range(200):
         value = [value]
     with pytest.raises(AttemptFault, match="deeper than 100"):
-        write(tmp_path / "v", {"deep": value})
+        encoded({"deep": value})

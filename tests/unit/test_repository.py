@@ -37,7 +37,7 @@ SOURCES = {
     ".yml",
 }
 """Suffixes of files that people write; what has none is a script, a Makefile or a Containerfile."""
-WITHOUT = {"LICENSE", "relengq/py.typed"}
+WITHOUT = {"LICENSE", "messages/LICENSE", "relengq/py.typed", "messages/relengq_messages/py.typed"}
 UNITS = sorted(ROOT.glob("workers/*.service")) + sorted(ROOT.glob("beat/*.service"))
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relengq.errors import NotFound, SiteFault
+from relengq.settings import Settings
 from relengq.site import check, load
 
 SOUND = {
@@ -149,6 +150,19 @@ def test_a_sound_site_has_no_faults(tmp_path: Path) -> None:
         ),
         ("- {name: a, playbook: gather.yml, check: §'true'}", "check: must be true or false, not 'true'"),
         ("- {name: a, wait_for: {message: §a..b}}", "message: no topic pattern"),
+        (
+            "- {name: a, playbook: gather.yml, announce: §step.fnished}",
+            "unknown event 'step.fnished' (did you mean 'step.finished'?)",
+        ),
+        (
+            "- {name: a, playbook: gather.yml, announce: [step.finished, §run.started]}",
+            "the event 'run.started' is the run's, not the step's",
+        ),
+        ("- {name: a, playbook: gather.yml, announce: §run.waiting}", "a step with a playbook never waits"),
+        (
+            "- {name: a, playbook: gather.yml, announce: {topic: x, when: §step.stat == 'failed'}}",
+            "step has no 'stat' (did you mean 'state'?)",
+        ),
         ("- {name: a, wait_for: {message: a.b, if: §mesg.x}}", "'mesg' is unknown here"),
         ("- {name: a, approval: {groups: §releng}}", "groups: must be a list, not 'releng'"),
         ("- {name: a, playbook: gather.yml, §name: b}", "duplicate key 'name' (it stands in line 6 already)"),
@@ -173,6 +187,8 @@ def test_a_faulty_step_is_told_once_with_its_place(tmp_path: Path, line: str, fa
         "- {name: a, playbook: gather.yml, when: false, allow_failure: true}",
         "- {name: a, wait_for: {message: 'a.#', if: msg.x == inputs.release and topic is search('x')}}",
         "- {name: a, playbook: gather.yml, announce: {topic: my.tree, body: {a: '{{ outputs.a.tree }}'}}}",
+        "- {name: a, playbook: gather.yml, announce: [step.finished, {topic: 'x.{{ step.state }}', when: true}]}",
+        "- {name: a, approval: {}, announce: run.waiting}",
     ],
 )
 def test_what_may_be_is_no_fault(tmp_path: Path, line: str) -> None:
@@ -232,6 +248,9 @@ def test_outputs_are_known_as_far_as_steps_declare_them(tmp_path: Path) -> None:
         ("secrets: [§token]", "no pool has the secret 'token'"),
         ("a: &x [§*x]", "cycle: the alias *x"),
         ("timeout: §0", "timeout: a duration here is longer than 0"),
+        ("announce: [run.started, §run.finishd]", "unknown event 'run.finishd' (did you mean 'run.finished'?)"),
+        ("announce: §run.begun", "unknown event 'run.begun'"),
+        ("announce: {topic: a, body: {x: §'{{ step.name }}'}}", "'step' is unknown here"),
         ("announce: {§topc: x}", "unknown key 'topc' (did you mean 'topic'? valid keys: body, topic, when)"),
     ],
 )
@@ -432,6 +451,7 @@ time_zone = 'Europe/Prag'
 database_url = 'mysql://db/x'
 broker_url = 'http://broker'
 max_runs_active = 1.5
+retention_logs = 'soon'
 
 [groups]
 releng = ['alice']
@@ -456,9 +476,10 @@ task_routes = ['x']
         "6:1: setting 'database_url': relengq knows sqlite and postgresql, not mysql",
         f"7:1: setting 'broker_url': it begins with one of {', '.join(f'{each}://' for each in brokers)}",
         "8:1: setting 'max_runs_active': must be a whole number, not 1.5",
-        "12:1: setting 'groups.admins': must be a list in brackets, not 'root'",
-        "13:1: setting 'groups.qa': must be a text in quotes, not 1",
-        "17:1: setting 'celery.task_routes': must be a text, a number, true or false",
+        "9:1: setting 'retention_logs': a duration is written like 30s, 5m, 1h30m, 2d, or as a number of seconds",
+        "13:1: setting 'groups.admins': must be a list in brackets, not 'root'",
+        "14:1: setting 'groups.qa': must be a text in quotes, not 1",
+        "18:1: setting 'celery.task_routes': must be a text, a number, true or false",
     ]
 
 
@@ -473,6 +494,13 @@ def test_broken_toml_is_told_at_its_place(tmp_path: Path, text: str, said: str) 
     (found,) = told(tmp_path, {"relengq.toml": text})
     assert found.startswith(f"relengq.toml:{said}")
     assert "(at " not in found
+
+
+def test_retention_from_the_environment_is_for_ever_when_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELENGQ_RETENTION_LOGS", "")
+    monkeypatch.setenv("RELENGQ_RETENTION_RUNS", "1y")
+    loaded = Settings.load(tmp_path)
+    assert (loaded.retention_logs, loaded.retention_runs) == (0, 31536000)
 
 
 def test_a_wrong_setting_of_the_environment_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,9 +528,9 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )  # fmt: skip
 def test_what_is_too_much_is_refused_at_once_with_the_limit(tmp_path: Path, body: str, limit: str) -> None:
     write(tmp_path, {**SOUND, W: body + "steps: [{name: a, playbook: gather.yml}]\n"})
-    began = time.monotonic()
+    began = time.process_time()
     (fault,) = check(tmp_path)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert fault.file == W
     assert limit in fault.message
 

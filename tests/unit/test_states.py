@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Engine, StaticPool, create_engine
 from sqlalchemy.orm import Session
 
 from relengq.errors import IllegalTransition
-from relengq.models import Attempt, Run, Step
+from relengq.models import Attempt, Base, Run, Step
 from relengq.runs.moves import move_attempt, move_run, move_step
 from relengq.states import TRANSITIONS, AttemptState, RunState, State, StepState, allowed
 
@@ -39,6 +41,13 @@ def test_from_every_state_an_end_can_be_reached(kind: type[State]) -> None:
         assert (reached | found) & ends
 
 
+@cache
+def _tables() -> Engine:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(engine)
+    return engine
+
+
 @given(st.data())
 def test_only_what_the_table_has_is_written(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(KINDS))
@@ -46,7 +55,7 @@ def test_only_what_the_table_has_is_written(data: st.DataObject) -> None:
     run = Run(id="r", state=before if kind is RunState else RunState.RUNNING, workflow="w")
     step = Step(run=run, name="s", instance="", state=before if kind is StepState else StepState.RUNNING)
     attempt = Attempt(step=step, run_id="r", label="w: s #1", state=before)
-    session = Session()
+    session = Session(_tables())
     row, move = {
         RunState: (run, lambda: move_run(session, run, after, now=NOW)),
         StepState: (step, lambda: move_step(session, step, after, now=NOW)),

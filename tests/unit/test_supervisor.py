@@ -139,4 +139,4 @@ def test_all_children_end_when_the_supervisor_is_killed() -> None:
         children = [int(run.stdout.readline()) for _ in range(2)]
     run.kill()
     run.wait()
-    wait_until(lambda: not any(map(alive, children)), 10, "the children ended as well")
+    wait_until(lambda: not any(map(alive, children)), what="the children ended as well")

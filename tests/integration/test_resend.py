@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is sent again while attempts wait: all that the broker has lost, and nothing that only waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from relengq.engine import dispatch
+from relengq.testing import Bench
+
+MakeBench = Callable[..., Bench]
+WAITING = 5
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many tasks each queue has."""
+    lengths: Counter[str] = Counter()
+    monkeypatch.setattr(dispatch, "queue_length", lambda queue: lengths[queue] or None)
+    return lengths
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench, broker: Counter[str]) -> Bench:
+    made = make_bench(one="steps:\n  - {name: only, playbook: hello.yml}\n")
+    for _ in range(WAITING):
+        made.start("one")
+    _to_broker(made, broker)
+    return made
+
+
+def _to_broker(bench: Bench, broker: Counter[str]) -> int:
+    sent = len(bench.sent)
+    broker.update(parcel.queue for parcel in bench.sent)
+    bench.sent.clear()
+    return sent
+
+
+def _look(bench: Bench, broker: Counter[str], after: timedelta) -> int:
+    """The clock looks and sends, so long after now; how many it sent."""
+    dispatch.resend_unclaimed(bench.installation, bench.installation.now() + after)
+    dispatch.send_due(bench.installation)
+    return _to_broker(bench, broker)
+
+
+def test_what_only_waits_is_never_sent_again(bench: Bench, broker: Counter[str]) -> None:
+    assert [_look(bench, broker, HOUR * hours) for hours in range(1, 100)] == [0] * 99
+
+
+def test_what_an_empty_queue_has_lost_is_sent_at_once(bench: Bench, broker: Counter[str]) -> None:
+    broker.clear()
+    soon = timedelta(seconds=bench.settings.resend_seconds + 1)
+    assert _look(bench, broker, soon) == WAITING
+    assert broker["default"] == WAITING
+
+
+def test_one_that_is_missing_is_sent_with_the_others_and_the_queue_stays_bounded(
+    bench: Bench, broker: Counter[str]
+) -> None:
+    broker["default"] -= 1
+    assert _look(bench, broker, timedelta(seconds=bench.settings.resend_seconds + 1)) == 0, "it may be on its way"
+    assert _look(bench, broker, HOUR) == WAITING
+    assert [_look(bench, broker, HOUR * hours) for hours in range(2, 100)] == [0] * 98
+    assert broker["default"] < 2 * WAITING

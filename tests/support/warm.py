@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``ansible-playbook`` under guard, with streams of the test's choice: by the plain command, or from a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relengq.execution import Warm
+from relengq.execution.command import PROGRAM
+from relengq.execution.means import host
+from relengq.execution.processes import MARK, Guard
+from relengq.execution.servers import Wanted, offer, running
+
+ANSIBLE = str(Path(sys.executable).with_name(PROGRAM))
+UNSTEADY = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")
+
+
+@dataclass
+class Site:
+    """A directory in which plays are started, and the servers for it."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def warm(self) -> Warm:
+        return Warm(self.root / "warm", os.getpid())
+
+    def servers(self) -> list[int]:
+        return running(self.warm.directory)
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.root / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def start(self, private: Path, *words: str, warm: bool = True, **more: object) -> Started:
+        """Start ``ansible-playbook`` with these words."""
+        private.mkdir()
+        private = private.resolve()
+        inherited = {name: value for name, value in os.environ.items() if name not in UNSTEADY}
+        environment = {**inherited, "ANSIBLE_LOCAL_TEMP": str(private / "tmp"), **self.environment, MARK: private.name}
+        directory = self.root / "site"
+        offered = offer(self.warm, Wanted(ANSIBLE, environment, directory, private)) if warm else None
+        assert bool(offered) is warm
+        local = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+        guard = Guard(private, [ANSIBLE, *local, *words], host().plan(warm=offered))
+        given: dict[str, object] = {"cwd": directory, "env": environment, **more}
+        return Started(guard, subprocess.Popen(guard.command, **given), private)  # type: ignore[call-overload]
+
+
+@dataclass
+class Started:
+    """A play that runs."""
+
+    guard: Guard
+    process: subprocess.Popen[bytes]
+    private: Path
+
+    def cold(self) -> str | None:
+        """Why it was started by the plain command although it was not meant to be."""
+        path = self.private / "cold"
+        return path.read_text().partition("\n")[2] if path.exists() else None
+
+
+@dataclass
+class Heard:
+    """Output that is read while the test does other things."""
+
+    descriptor: int
+    data: bytes = b""
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            while more := os.read(self.descriptor, 4096):
+                self.data += more
+        except OSError:
+            return  # a terminal whose other end is closed
+
+    def join(self) -> bytes:
+        self._thread.join()
+        return self.data
