@@ -8,10 +8,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# How many processes run the tests side by side; those that PYTEST_ARGS names run in one.
+WORKERS ?= 2
 RELEASE ?= rawhide
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers lint types pytest docs bench clean
+.PHONY: help demo test servers lint types pytest storm long chaos docs bench scale clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,28 +42,42 @@ types: $(VENV)/.dev ## Strict type checking
 	$(BIN)/mypy
 
 pytest: $(VENV)/.dev ## The tests alone; PYTEST_ARGS="tests/unit -k clock" narrows them
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),--numprocesses=$(WORKERS))
+
+storm: $(VENV)/.dev ## Send 10,000 hostile messages to a listener on a real bus
+	STORM=10000 $(BIN)/python -m pytest --timeout 1800 -k storm_of_hostile tests/integration/test_listener_hostile.py
+
+long: $(VENV)/.dev ## The tests that take minutes each: brokers that lose, hang and come back, and a storm over RabbitMQ
+	$(BIN)/python -m pytest -m long
+
+chaos: $(VENV)/.dev ## 1,000 runs under a storm of faults; CHAOS_RUNS, CHAOS_STEPS, CHAOS_SEED, CHAOS_PLAYS=light
+	CHAOS_RUNS=$(or $(CHAOS_RUNS),1000) $(BIN)/python -m pytest --capture=no -m "long or not long" tests/chaos/test_storm.py
 
 docs: $(VENV)/.dev ## Build the manual into docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 
-bench: $(VENV)/.demo ## Measure a play and a compose against plain ansible-playbook
-	$(BIN)/python benchmarks/steps.py
+bench: $(VENV)/.dev ## Measure plays against plain ansible-playbook, for the manual, listener and workers against bare ones
+	$(BIN)/python -m benchmarks.bus
+	$(BIN)/python -m benchmarks.slots
+	$(BIN)/python -m benchmarks.plays --write docs/measured.inc $(BENCH_ARGS)
+
+scale: $(VENV)/.dev ## Measure with 100,000 queued and 1,000,000 finished runs, and steps against a bare Celery chain
+	$(BIN)/python -m benchmarks.scale
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build messages/build docs/_build *.egg-info messages/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "relengq needs Python 3.11 or newer in PATH, with its venv module."; exit 1; }
 	@tests/install-missing venv $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[embedded,compose]'
+$(VENV)/.demo: pyproject.toml messages/pyproject.toml | $(BIN)/python
+	$(PIP) install --editable messages --editable '.[bus,embedded,compose]'
 	@tests/install-missing compose $(BIN)/python
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml messages/pyproject.toml | $(BIN)/python
+	$(PIP) install --editable messages --editable '.[dev]'
 	@tests/install-missing compose $(BIN)/python
 	@touch $@ $(VENV)/.demo

@@ -26,6 +26,7 @@ _BOUNDS = {
 _TITLES = {
     "Access": "access", "Announcement": "announce", "Approval": "approval", "Concurrency": "concurrency",
     "InputSpec": "inputs.NAME", "MessageTrigger": "on", "Retry": "retry", "WaitFor": "wait_for",
+    "Retention": "retention",
     "PlaybookStep": "Steps with playbook", "ApprovalStep": "Steps with approval", "WaitForStep": "Steps with wait_for",
     "Limits": "limits", "SecretSource": "secrets.NAME", "Ansible": "ansible", "Schedule": "Keys of a schedule",
 }  # fmt: skip
@@ -134,7 +135,7 @@ class Kinds:
 
     def _one_of(self, nodes: list[Node]) -> str:
         patterns = [str(node.get("pattern", "")) for node in nodes]
-        if any("[smhdw]" in pattern for pattern in patterns):
+        if any("[smhdwy]" in pattern for pattern in patterns):
             return "duration: 30s, 5m, 1h30m, 2d, or seconds"
         if any("[KMGT]" in pattern for pattern in patterns):
             return "size: 512MiB, 4GiB, or bytes"
@@ -177,7 +178,7 @@ def bounds() -> Iterator[str]:
 def _bounds(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
     """Key, kind and number of each bound below the node. Durations have theirs in the table of limits."""
     if isinstance(node, list):
-        for item in node if "[smhdw]" not in str(node) else ():
+        for item in node if "[smhdwy]" not in str(node) else ():
             yield from _bounds(item, path)
     if not isinstance(node, dict):
         return

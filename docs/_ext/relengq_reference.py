@@ -2,14 +2,15 @@
 """Directives that write the reference from the code, so that it cannot say anything else than the code does.
 
 ``relengq-cli``, ``relengq-exit-codes``, ``relengq-settings``, ``relengq-keys KIND``, ``relengq-states KIND``,
-``relengq-limits``, ``relengq-expressions PART`` and ``relengq-fields MODULE.CLASS``: each makes reStructuredText,
-and Sphinx reads it as if it stood in the page.
+``relengq-limits``, ``relengq-expressions PART``, ``relengq-announcements`` and ``relengq-fields MODULE.CLASS``: each
+makes reStructuredText, and Sphinx reads it as if it stood in the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import announcements
 import command_line
 import file_keys
 import tables
@@ -30,6 +31,7 @@ MAKERS: dict[str, Maker] = {
     "relengq-bounds": file_keys.bounds,
     "relengq-expressions": tables.expressions,
     "relengq-fields": tables.fields,
+    "relengq-announcements": announcements.bodies,
 }
 
 

@@ -87,14 +87,16 @@ def _tests() -> Iterator[str]:
 
 def _names() -> Iterator[str]:
     """Where which first word may stand, from what ``relengq check`` allows."""
-    everywhere = sorted(uses.MESSAGE | uses.STEP | uses.START | {"matrix"})
+    everywhere = sorted(uses.MESSAGE | uses.STEP | uses.START | uses.VARS | {"matrix", "step"})
     rows = []
     for root in everywhere:
         places = [
             "steps, outputs and announcements" if root in uses.STEP else "",
             "steps that have a matrix" if root == "matrix" else "",
+            "``announce`` of a step" if root == "step" else "",
             "``concurrency.group``" if root in uses.START else "",
             "``on`` and ``wait_for``" if root in uses.MESSAGE else "",
+            "``vars`` of a step" if root in uses.VARS else "",
         ]
         rows.append((f"``{root}``", "; ".join(filter(None, places)), _members(root)))
     yield from table(("Name", "Known in", "Has"), rows, "15 40 45")
@@ -104,10 +106,12 @@ def _members(root: str) -> str:
     members = {
         "run": known._OF_RUN,  # noqa: SLF001 -- the one list of them
         "site": known._OF_SITE,  # noqa: SLF001
+        "step": known._OF_THE_STEP,  # noqa: SLF001
         "steps": [f"NAME.{word}" for word in known._OF_STEP],  # noqa: SLF001
         "outputs": ["KEY", "STEP.KEY", "STEP.INSTANCE.KEY"],
         "inputs": ["NAME"],
         "matrix": ["AXIS"],
+        "secrets": ["NAME"],
     }
     return ", ".join(f"``{root}.{word}``" for word in members.get(root, ())) or "what the message brings"
 

@@ -19,7 +19,7 @@ description:
   - Makes the directory of a new compose with its COMPOSE_ID, the respin counted up, and STATUS STARTED, as Pungi does.
   - A run that begins twice (a retry) finds the compose that it began.
 options:
-  target_dir: {description: The directory of all composes., type: path, required: true}
+  target_dir: {description: The directory of all composes., type: str, required: true}
   version: {description: "Release version, C(Rawhide) or a number.", type: str, required: true}
   kind: {description: Type of the compose., type: str, choices: [nightly, production, test], default: nightly}
   label: {description: "Label such as C(RC-1.2).", type: str, default: ''}
@@ -40,7 +40,7 @@ respin: {description: How many composes of that day came before., type: int, ret
 """
 
 OPTIONS = {
-    "target_dir": {"type": "path", "required": True},
+    "target_dir": {"type": "str", "required": True},
     "version": {"type": "str", "required": True},
     "kind": {"type": "str", "choices": ["nightly", "production", "test"], "default": "nightly"},
     "label": {"type": "str", "default": ""},

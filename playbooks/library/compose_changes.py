@@ -19,7 +19,7 @@ description:
   - Compares rpms.json with that of an older compose, by source package, and writes C(logs/global/changes.txt) and
     C(logs/global/changes.json).
 options:
-  path: {description: The compose., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
   old_composes: {description: Directory with older composes; empty is the compose's own., type: str, default: ''}
   previous:
     description: The compose to compare with; empty is the newest good one of the same release before this.
@@ -38,7 +38,7 @@ report: {description: The file with the report as text., type: str, returned: su
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "old_composes": {"type": "str", "default": ""},
     "previous": {"type": "str", "default": ""},
 }

@@ -24,7 +24,7 @@ description:
   - What is not is written to C(logs/ARCH/repoclosure.txt) and C(logs/global/closure.json).
   - Works on Pungi's composes too.
 options:
-  path: {description: The compose., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
   policy: {description: What a missing dependency does., type: str, choices: [fail, warn, report], default: fail}
 author: [The relengq authors]
 """
@@ -39,7 +39,7 @@ count: {description: How many there are., type: int, returned: success}
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "policy": {"type": "str", "choices": ["fail", "warn", "report"], "default": "fail"},
 }
 SHOWN = 10

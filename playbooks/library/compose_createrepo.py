@@ -20,7 +20,7 @@ description:
   - Runs C(createrepo_c) over each repository of the architecture whose repodata does not list exactly the packages
     that are there, by name, size and time.
 options:
-  path: {description: The compose., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
   arch: {description: An architecture or C(source)., type: str, required: true}
   workers: {description: Threads that read packages; 0 is one a core., type: int, default: 0}
 author: [The relengq authors]
@@ -36,7 +36,7 @@ made: {description: Those whose repodata was made., type: list, elements: str, r
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "arch": {"type": "str", "required": True},
     "workers": {"type": "int", "default": 0},
 }

@@ -23,8 +23,8 @@ description:
     (or copies, on another file system) them to C(compose/Everything/ARCH/os/Packages/INITIAL/).
   - For C(source) takes the source packages of all packages that were gathered for I(arches).
 options:
-  path: {description: The compose., type: path, required: true}
-  source: {description: Directory with RPMs at any depth., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
+  source: {description: Directory with RPMs at any depth., type: str, required: true}
   arch: {description: An architecture or C(source)., type: str, required: true}
   arches:
     description: For C(source), the architectures whose packages count.
@@ -48,8 +48,8 @@ missing: {description: "For C(source), those that the directory lacks.", type: l
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
-    "source": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
+    "source": {"type": "str", "required": True},
     "arch": {"type": "str", "required": True},
     "arches": {"type": "list", "elements": "str", "default": []},
 }

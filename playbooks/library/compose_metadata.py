@@ -26,7 +26,7 @@ description:
     trees are removed; one that failed and may not is an error.
   - Each repository gets a C(CHECKSUM) file (SHA-256, for C(sha256sum -c)), and C(compose/metadata) one.
 options:
-  path: {description: The compose., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
   arches: {description: The architectures that were asked for., type: list, elements: str, required: true}
   failable_arches: {description: Those that may fail., type: list, elements: str, default: []}
 author: [The relengq authors]
@@ -43,7 +43,7 @@ packages: {description: How many packages the compose has., type: int, returned:
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "arches": {"type": "list", "elements": "str", "required": True},
     "failable_arches": {"type": "list", "elements": "str", "default": []},
 }

@@ -18,7 +18,7 @@ description:
   - Keeps the newest good composes of the same release and type. A compose that failed goes when a newer good one is
     there. The one that the latest link names, one that is STARTED and the given one always stay.
 options:
-  path: {description: "A compose; those beside it of its release and type are looked at.", type: path, required: true}
+  path: {description: "A compose; those beside it of its release and type are looked at.", type: str, required: true}
   keep: {description: How many good composes to keep., type: int, required: true}
 author: [The relengq authors]
 """
@@ -32,7 +32,7 @@ removed: {description: The ids of the composes that were removed., type: list, e
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "keep": {"type": "int", "required": True},
 }
 

@@ -26,8 +26,12 @@ description:
     and then points C(latest-SHORT-VERSION) to the compose in one rename.
   - A link that names a newer compose is left alone.
 options:
-  path: {description: The compose., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
   arches: {description: The architectures that were asked for., type: list, elements: str, default: []}
+  link:
+    description: Whether to move the link. Without it, only those who know the compose's name get it.
+    type: bool
+    default: true
 author: [The relengq authors]
 """
 EXAMPLES = r"""
@@ -41,8 +45,9 @@ latest: {description: The link., type: str, returned: success}
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "arches": {"type": "list", "elements": "str", "default": []},
+    "link": {"type": "bool", "default": True},
 }
 
 
@@ -65,11 +70,10 @@ def publish(module: AnsibleModule) -> dict:
     named = latest(link.parent, compose.name)
     other = ComposeName.parse(named)
     newer = other is not None and other.family == compose.name.family and other.order > compose.name.order
-    if newer and (link.parent / named).is_dir():
+    move = module.params["link"] and named != str(compose.name)
+    if move and newer and (link.parent / named).is_dir():
         module.warn(f"{link.name} names {named}, which is newer than {compose.name}: it is left alone")
         move = False
-    else:
-        move = named != str(compose.name)
     if not module.check_mode:
         compose.set_status(status)
         try:

@@ -20,8 +20,8 @@ description:
   - Links (or copies) C(compose/) of a finished compose to C(STAGE/VERSION_LABEL), such as C(44_RC-1.2), in one rename.
   - A stage of that name that holds another compose is an error, since testers may have used it.
 options:
-  path: {description: The compose., type: path, required: true}
-  stage_dir: {description: The stage directory., type: path, required: true}
+  path: {description: The compose., type: str, required: true}
+  stage_dir: {description: The stage directory., type: str, required: true}
 author: [The relengq authors]
 """
 EXAMPLES = r"""
@@ -34,8 +34,8 @@ stage: {description: The staged directory., type: str, returned: success}
 """
 
 OPTIONS = {
-    "path": {"type": "path", "required": True},
-    "stage_dir": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
+    "stage_dir": {"type": "str", "required": True},
 }
 
 
