@@ -55,7 +55,7 @@ def _one(row: Row) -> Iterator[Row]:
 
 
 PARTS: dict[str, Part] = {
-    "single": lambda place, sizes: _one(single.measure(place, sizes.turns)),
+    "single": lambda place, sizes: single.measure(place, sizes.turns),
     "chain": lambda place, sizes: _one(chain.measure(place, sizes.chain, sizes.chains)),
     "many": lambda place, sizes: _one(many.measure(place, sizes.runs, sizes.many)),
     "wide": lambda place, sizes: wide.measure(place, sizes.hosts, sizes.tasks, sizes.wide),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 
 from benchmarks.measure import Ratio, by_turns
-from benchmarks.plays.place import BIN, WRITE, Place, environment
+from benchmarks.plays.place import BIN, DEBUG, SAID, Place, environment
 
 TARGET = 2.0
 SIDE_BY_SIDE = 2
@@ -14,33 +14,30 @@ SIDE_BY_SIDE = 2
 
 def measure(place: Place, runs: int, turns: int) -> Ratio:
     """Against ``xargs -P 2 ansible-playbook``."""
-    variables = "{bench_text: '{{ inputs.text }}', bench_file: '{{ inputs.file }}'}"
-    place.write("many", [f"{{name: write, playbook: many.yml, vars: {variables}}}"], many=WRITE)
+    place.write("many", ["{name: say, playbook: many.yml, vars: {bench_text: '{{ inputs.text }}'}}"], many=DEBUG)
+    started: list[list[str]] = []
+    logs: list[str] = []
 
-    def ours(turn: int) -> None:
-        started = [
-            place.start("many", {"text": str(each), "file": str(place.made / f"many-ours-{turn}-{each}")})
-            for each in range(runs)
-        ]
-        for run_id in started:
+    def ours(_: int) -> None:
+        started.append([place.start("many", {"text": str(each)}) for each in range(runs)])
+        for run_id in started[-1]:
             place.await_end(run_id)
 
     def xargs(turn: int) -> None:
-        file = place.made / f"many-xargs-{turn}-N"
-        extra = f'{{"bench_text": "N", "bench_file": "{file}"}}'
-        program = [BIN / "ansible-playbook", "many.yml", "-e", extra]
+        argv = ["xargs", "-P", str(SIDE_BY_SIDE), "-I", "N", BIN / "ansible-playbook", "many.yml", "-e", "bench_text=N"]
+        file = place.made / f"many-{turn}.log"
         numbers = "\n".join(map(str, range(runs)))
-        argv = ["xargs", "-P", str(SIDE_BY_SIDE), "-I", "N", *program]
-        with (place.made / "many.log").open("wb") as log:
+        with file.open("ab") as log:  # two append to it
             subprocess.run(
                 argv, input=numbers.encode(), cwd=place.playbooks, env=environment(), stdout=log, check=True
             )  # fmt: skip
+        logs.append(file.read_text())
 
     times = by_turns({"ours": ours, "xargs": xargs}, turns, warm=0)
-    for turn in range(turns):
-        for who in times:
-            found = [(place.made / f"many-{who}-{turn}-{each}").read_text() for each in range(runs)]
-            assert found == list(map(str, range(runs))), f"{who} has not written every file"
+    expected = [[str(each)] for each in range(runs)]
+    for run_ids, log in zip(started, logs, strict=True):
+        assert [SAID.findall(place.output(each)) for each in run_ids] == expected, "a run has said something else"
+        assert sorted(SAID.findall(log), key=int) == [each for [each] in expected], "xargs has said something else"
     rates = {who: [runs / seconds * 60 for seconds in found] for who, found in times.items()}
     what = f"{runs} runs of one task on a pool of {SIDE_BY_SIDE}, finished a minute"
     return Ratio(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+from sqlalchemy import select
 
 from relengq.engine.installation import Installation, at
 from relengq.engine.start import Trigger, start
 from relengq.errors import DatabaseUnavailable
-from relengq.models import Run
+from relengq.logs import read
+from relengq.models import Attempt, Run
 from relengq.runs.timeline import alive
 from relengq.states import RunState
 
@@ -56,6 +59,9 @@ DEBUG = """\
     - name: Say it
       ansible.builtin.debug: {msg: "{{ bench_text }}"}
 """
+
+SAID = re.compile(r'"msg": "(.*)"')
+"""What ``DEBUG`` makes of its text in the output."""
 
 T = TypeVar("T")
 
@@ -94,6 +100,12 @@ class Place:
         run_id = self.start(workflow, inputs)
         self.await_end(run_id)
         return run_id
+
+    def output(self, run_id: str) -> str:
+        """What the run's attempts have printed, one after the other."""
+        with self.installation.database.read() as session:
+            attempts = session.scalars(select(Attempt.id).where(Attempt.run_id == run_id).order_by(Attempt.id)).all()
+        return "".join(text for each in attempts for text in read(self.installation.database, each))
 
     def _final(self, run_id: str) -> RunState | None:
         with self.installation.database.read() as session:

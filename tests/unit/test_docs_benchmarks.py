@@ -11,7 +11,8 @@ from tests.support.manual import DOCS
 
 MEASURED = DOCS / "measured.inc"
 ROWS = [
-    "a play of one task, from run to stored result",
+    "a play of one task that says something, from run to stored result",
+    "a play of one task that writes something, from run to stored result",
     r"a chain of \d+ steps of one task",
     r"\d+ runs of one task on a pool of 2, finished a minute",
     r"\d+ hosts, \d+ tasks, events stored\n     - ansible-playbook",

@@ -66,6 +66,11 @@ def _first_lines(path: Path) -> list[str]:
         return [file.readline(), file.readline()]
 
 
+def test_no_file_has_two_versions_of_itself() -> None:
+    mark = re.compile(rb"^(<<<<<<< |>>>>>>> )", re.MULTILINE)
+    assert [str(path) for path in kept_files() if mark.search((ROOT / path).read_bytes())] == []
+
+
 def test_there_is_python_only_where_the_design_has_it() -> None:
     places = ("relengq/", "tests/", "benchmarks/", "docs/", "messages/")
     ansible = re.compile(r"playbooks/(.*/)?(library|module_utils|(action|callback|filter|lookup|test)_plugins)/")

@@ -13,6 +13,7 @@ from functools import partial
 
 from .plugins import HASHED, KINDS, Plugins, remember_routing
 from .said import said
+from .sources import Sources
 
 _MODULES = (
     "ansible.executor.process.worker",
@@ -70,6 +71,8 @@ def _more() -> Iterator[tuple[str, Callable[[], None]]]:
     plugins = Plugins()
     for kind in (*KINDS, *HASHED):
         yield f"the {kind} plugins", partial(plugins.load, kind)
+    for batch in Sources().batches():
+        yield "the sources of modules", batch
 
 
 def _import(names: Iterable[str]) -> None:
