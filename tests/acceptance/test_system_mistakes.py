@@ -17,7 +17,7 @@ from relengq.cli import main
 from relengq.engine import control
 from relengq.testing import Bench
 from tests.support.systems import FILES as PLAIN
-from tests.support.systems import System, system
+from tests.support.systems import NOWHERE, System, system
 
 FILES = {
     "playbooks/workflows/typed.yml": """\
@@ -61,8 +61,6 @@ class Mistake:
 def _with(name: str, value: str, line: str, code: int, says: str) -> Mistake:
     return Mistake(line, code, says, environment={name: value})
 
-
-NOWHERE = "redis://127.0.0.1:1/0"
 
 MISTAKES = [
     Mistake("rnu typed", 2, "did you mean 'run'?"),

@@ -25,51 +25,37 @@ from tests.support.servers import running as started
 from tests.support.systems import PATIENCE, RELENGQ, System, private_redis, system
 from tests.support.waiting import wait_until
 
+SAYS = """\
+- name: Say much once the gate is open
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Wait at the gate
+      ansible.builtin.command:
+        argv: [./gate.sh, "{{{{ relengq.inputs.gates }}}}", first]
+    - name: Say it
+      ansible.builtin.debug:
+        msg: "line {{{{ item }}}} {{{{ {text} }}}}"
+      loop: "{{{{ range({times}) | list }}}}"
+"""
+WORKFLOW = """\
+inputs:
+  gates: {{type: string}}
+steps:
+  - {{name: noise, playbook: {playbook}}}
+  - {{name: after, playbook: gated.yml, vars: {{gate_name: after}}}}
+"""
 FILES = {
-    "playbooks/noise.yml": """\
-- name: Say something that does not compress
-  hosts: localhost
-  gather_facts: false
-  tasks:
-    - name: Wait at the gate
-      ansible.builtin.command:
-        argv: [./gate.sh, "{{ relengq.inputs.gates }}", first]
-    - name: Say it
-      ansible.builtin.debug:
-        msg: "line {{ item }} {{ lookup('password', '/dev/null', length=20000) }}"
-      loop: "{{ range(100) | list }}"
-""",
-    "playbooks/chatty.yml": """\
-- name: Say much, in numbered lines
-  hosts: localhost
-  gather_facts: false
-  tasks:
-    - name: Wait at the gate
-      ansible.builtin.command:
-        argv: [./gate.sh, "{{ relengq.inputs.gates }}", first]
-    - name: Say it
-      ansible.builtin.debug:
-        msg: "line {{ item }} {{ 'x' * 60000 }}"
-      loop: "{{ range(200) | list }}"
+    "playbooks/noise.yml": SAYS.format(text="lookup('password', '/dev/null', length=20000)", times=100),
+    "playbooks/chatty.yml": SAYS.format(text="'x' * 60000", times=200)
+    + """\
     - name: One task
       ansible.builtin.include_tasks: nothing.yml
       loop: "{{ range(20) | list }}"
 """,
     "playbooks/nothing.yml": "- {name: Say nothing, ansible.builtin.debug: {msg: ''}}\n",
-    "playbooks/workflows/chatty.yml": """\
-inputs:
-  gates: {type: string}
-steps:
-  - {name: noise, playbook: chatty.yml}
-  - {name: after, playbook: gated.yml, vars: {gate_name: after}}
-""",
-    "playbooks/workflows/noise.yml": """\
-inputs:
-  gates: {type: string}
-steps:
-  - {name: noise, playbook: noise.yml}
-  - {name: after, playbook: gated.yml, vars: {gate_name: after}}
-""",
+    "playbooks/workflows/chatty.yml": WORKFLOW.format(playbook="chatty.yml"),
+    "playbooks/workflows/noise.yml": WORKFLOW.format(playbook="noise.yml"),
 }
 
 

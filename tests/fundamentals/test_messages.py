@@ -3,31 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 from relengq.engine import parking
 from relengq.testing import Bench
 
 MakeBench = Callable[[str], Bench]
 TAG = "org.fedoraproject.prod.buildsys.tag"
-
-
-@pytest.fixture
-def workflow(site: Path, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes a site whose workflow ``nightly`` is this, with plays that the test makes up."""
-    made: list[Bench] = []
-
-    def make(text: str) -> Bench:
-        (site / "playbooks/workflows/nightly.yml").write_text(text)
-        made.append(Bench(site, tmp_path / "state"))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        bench.close()
 
 
 TAGGED = """\

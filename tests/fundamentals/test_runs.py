@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,21 +15,6 @@ from relengq.runs import lookup
 from relengq.testing import Bench
 
 MakeBench = Callable[[str], Bench]
-
-
-@pytest.fixture
-def workflow(site: Path, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes a site whose workflow ``nightly`` has these steps, with plays that the test makes up."""
-    made: list[Bench] = []
-
-    def make(text: str) -> Bench:
-        (site / "playbooks/workflows/nightly.yml").write_text(text)
-        made.append(Bench(site, tmp_path / "state"))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        bench.close()
 
 
 TWO = """\

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -26,21 +26,9 @@ CLOSED = VERIFY + "    access: {launch: [releng], logs: [qa]}\n"
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(make_cli_bench: Callable[..., Bench]) -> Bench:
     """A bench over two workflows for the same messages, of which one is not for everybody; nobody is an admin."""
-    (site / "relengq.toml").write_text("admins = []\n")
-    monkeypatch.chdir(site)
-    write("verify", VERIFY)
-    write("closed", CLOSED)
-    bench = Bench(site, tmp_path / "bench", sqlite_url)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture
-def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
-    """Calls verbs."""
-    return Caller(bench, capsys)
+    return make_cli_bench("admins = []\n", verify=VERIFY, closed=CLOSED)
 
 
 def write(name: str, text: str) -> None:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
@@ -25,15 +23,9 @@ FLOW = "steps: [{name: one, playbook: hello.yml}]\n"
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(make_cli_bench: Callable[..., Bench]) -> Bench:
     """A bench over two workflows; nobody is an admin."""
-    (site / "relengq.toml").write_text("admins = []\n")
-    monkeypatch.chdir(site)
-    for name in ("flow", "other"):
-        (site / f"playbooks/workflows/{name}.yml").write_text(textwrap.dedent(FLOW))
-    bench = Bench(site, tmp_path / "bench", sqlite_url)
-    yield bench
-    bench.close()
+    return make_cli_bench("admins = []\n", flow=FLOW, other=FLOW)
 
 
 class Later:
@@ -51,12 +43,6 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     made = Later()
     set_ahead(monkeypatch, lambda: timedelta(days=made.days))
     return made
-
-
-@pytest.fixture
-def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
-    """Calls verbs."""
-    return Caller(bench, capsys)
 
 
 def become_admin(bench: Bench) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,21 +28,9 @@ OPEN = SHUT.replace("access: {logs: [qa]}", "")
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(make_cli_bench: Callable[..., Bench]) -> Bench:
     """A bench over one workflow whose runs the caller may not read, and its twin that all may; nobody is an admin."""
-    (site / "relengq.toml").write_text("admins = []\n")
-    write(site, "shut", SHUT)
-    write(site, "open", OPEN)
-    monkeypatch.chdir(site)
-    bench = Bench(site, tmp_path / "bench", sqlite_url)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture
-def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
-    """Calls verbs."""
-    return Caller(bench, capsys)
+    return make_cli_bench("admins = []\n", shut=SHUT, open=OPEN)
 
 
 def write(site: Path, name: str, text: str) -> None:

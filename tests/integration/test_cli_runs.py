@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,21 +41,9 @@ CLOSED = """
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(make_cli_bench: Callable[..., Bench]) -> Bench:
     """A bench over two workflows; nobody is an admin."""
-    (site / "relengq.toml").write_text("admins = []\n")
-    for name, text in (("flow", FLOW), ("closed", CLOSED)):
-        (site / f"playbooks/workflows/{name}.yml").write_text(textwrap.dedent(text))
-    monkeypatch.chdir(site)
-    bench = Bench(site, tmp_path / "bench", sqlite_url)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture
-def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
-    """Calls verbs."""
-    return Caller(bench, capsys)
+    return make_cli_bench("admins = []\n", flow=FLOW, closed=CLOSED)
 
 
 def test_a_list_says_why_a_run_waits(bench: Bench, call: Caller) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,22 +50,10 @@ CLOSED = """
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(make_cli_bench: Callable[..., Bench]) -> Bench:
     """A bench over three workflows that messages start; the caller is in releng."""
     someone = access._user()
-    (site / "relengq.toml").write_text(f'admins = []\n[groups]\nreleng = ["{someone}"]\n')
-    for name, text in (("image", IMAGE), ("any", ANY), ("closed", CLOSED)):
-        (site / f"playbooks/workflows/{name}.yml").write_text(textwrap.dedent(text))
-    monkeypatch.chdir(site)
-    bench = Bench(site, tmp_path / "bench", sqlite_url)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture
-def call(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Caller:
-    """Calls verbs."""
-    return Caller(bench, capsys)
+    return make_cli_bench(f'admins = []\n[groups]\nreleng = ["{someone}"]\n', image=IMAGE, any=ANY, closed=CLOSED)
 
 
 def leave(bench: Bench) -> None:

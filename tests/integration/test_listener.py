@@ -14,7 +14,7 @@ from relengq.models import Listener
 from tests.support.bus import Bus, accounted, bus, counts, listener, listener_row, runs
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RabbitMQServer, RedisServer
-from tests.support.systems import RELENGQ, System, system
+from tests.support.systems import NOWHERE, RELENGQ, System, system
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq]
@@ -34,8 +34,6 @@ on: [{message: org.test.begin}]
 steps: [{name: ci, wait_for: {message: org.test.ci.complete, if: msg.passed}}]
 """
 FILES = {"playbooks/workflows/tagged.yml": TAGGED, "playbooks/workflows/waiting.yml": WAITING}
-NOWHERE = "redis://127.0.0.1:1/0"
-"""Celery's broker; nothing is ever sent to it, because the runs wait for a person or for a message."""
 
 Make = Callable[[str], System]
 

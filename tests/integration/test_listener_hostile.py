@@ -34,7 +34,7 @@ from tests.support.bus import (
 )
 from tests.support.processes import Process
 from tests.support.servers import RabbitMQServer
-from tests.support.systems import System, system
+from tests.support.systems import NOWHERE, System, system
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq]
@@ -48,8 +48,6 @@ on:
     inputs: {name: "{{ msg.name }}"}
 steps: [{name: go, approval: {}}]
 """
-NOWHERE = "redis://127.0.0.1:1/0"
-"""Celery's broker; nothing is ever sent to it, because the runs wait for a person."""
 GOOD = {"tag": "wanted", "name": "good"}
 FAR = b"T" + struct.pack(">Q", 1 << 42)
 STORM = int(os.environ.get("STORM", "300"))

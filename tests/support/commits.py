@@ -30,6 +30,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relengq.database import Database
+from tests.support.proxies import Door
 
 _COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 """PostgreSQL's protocol: a simple query. Nothing follows it before its answer has come."""
@@ -85,16 +86,18 @@ class Faults:
             return None
 
 
-class CommitProxy:
-    """A PostgreSQL server's unix socket under another directory, or a TCP port with ``port``."""
+class CommitProxy(Door):
+    """A PostgreSQL server's unix socket under another directory, or a TCP port of ``host`` with ``port``."""
 
-    def __init__(self, server_directory: Path, directory: Path, port: int | None = None) -> None:
+    def __init__(
+        self, server_directory: Path, directory: Path, port: int | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        super().__init__()
         self.faults = Faults()
         self.directory = directory
         self.port = port
+        self._host = host
         self._server = str(server_directory / _SOCKET)
-        self._listener: socket.socket | None = None
-        self._sockets: set[socket.socket] = set()
 
     def url(self, database: str, user: str = "postgres", host: str = "127.0.0.1") -> str:
         """The database's URL by way of the proxy."""
@@ -106,46 +109,28 @@ class CommitProxy:
         """The URL of a database of the same server, by way of the proxy."""
         return self.url(url.partition("?")[0].rpartition("/")[2])
 
-    def open(self, host: str = "127.0.0.1") -> None:
-        """Let connections through from now on."""
+    def listener(self) -> socket.socket:
         if self.port:
-            self._listener = socket.create_server((host, self.port))
-        else:
-            self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(str(self.directory / _SOCKET))
-            self._listener.listen()
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+            return socket.create_server((self._host, self.port))
+        (self.directory / _SOCKET).unlink(missing_ok=True)
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(str(self.directory / _SOCKET))
+        made.listen()
+        return made
 
-    def shut(self) -> None:
-        """Cut what there is, and refuse what comes."""
-        if self._listener is not None:
-            with suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-            (self.directory / _SOCKET).unlink(missing_ok=True)
-        self.cut()
+    def connected(self) -> socket.socket:
+        far = socket.socket(socket.AF_UNIX)
+        try:
+            far.connect(self._server)
+        except OSError:
+            far.close()
+            raise
+        return far
 
-    def cut(self) -> None:
-        """Break all connections that there are."""
-        for each in list(self._sockets):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.socket(socket.AF_UNIX)
-                try:
-                    far.connect(self._server)
-                except OSError:
-                    far.close()
-                    near.close()
-                    continue
-                lost = threading.Event()
-                for work in (self._to_server, self._to_client):
-                    threading.Thread(target=work, args=(near, far, lost), daemon=True).start()
+    def forward(self, near: socket.socket, far: socket.socket) -> None:
+        lost = threading.Event()
+        for work in (self._to_server, self._to_client):
+            threading.Thread(target=work, args=(near, far, lost), daemon=True).start()
 
     def _to_server(self, near: socket.socket, far: socket.socket, lost: threading.Event) -> None:
         said = bytearray()

@@ -29,6 +29,8 @@ from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
 RELENGQ = (sys.executable, "-m", "relengq")
+NOWHERE = "redis://127.0.0.1:1/0"
+"""Celery's broker where nothing is ever sent to it."""
 PATIENCE = 60.0
 """Seconds for a machine that is busy with other things."""
 

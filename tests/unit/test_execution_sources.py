@@ -7,6 +7,7 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
+from warnings import catch_warnings, simplefilter
 
 import ansible
 import pytest
@@ -23,7 +24,11 @@ Parse = Callable[..., ast.Module]
 def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     """What Ansible's builder calls in place of Python's ``compile``."""
     monkeypatch.setattr(module_common, "compile", compile, raising=False)
-    for batch in Sources().batches():
+    return parsed_ahead(PLACE)
+
+
+def parsed_ahead(directory: Path) -> Parse:
+    for batch in Sources(str(directory)).batches():
         batch()
     return vars(module_common)["compile"]
 
@@ -51,6 +56,21 @@ def test_another_text_is_parsed_as_ever(parse: Parse) -> None:
     assert ast.dump(parse(source, "<unknown>", "exec", ast.PyCF_ONLY_AST)) == ast.dump(ast.parse(source))
     with pytest.raises(SyntaxError, match=r"wrong\.py"):
         parse(b"import", "wrong.py", "exec", ast.PyCF_ONLY_AST)
+
+
+def test_what_warns_is_left_to_the_plays(parse: Parse, tmp_path: Path) -> None:
+    warns, silent = b"import ansible.module_utils.urls\nnumber = 1\ntext = '\\d'\n", b"if 1:\n    pass\n"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/warns.py").write_bytes(warns)
+    (tmp_path / "modules/silent.py").write_bytes(silent)
+    with catch_warnings(record=True) as said:
+        simplefilter("always")
+        parse = parsed_ahead(tmp_path)
+        assert said == []
+        whole = parse(warns, "<unknown>", "exec", ast.PyCF_ONLY_AST)
+        assert len(said) == 1
+    assert len(whole.body) == 3
+    assert parse(silent, "<unknown>", "exec", ast.PyCF_ONLY_AST).body == []
 
 
 def test_only_what_ansible_asks_for_is_found(parse: Parse) -> None:

@@ -71,7 +71,7 @@ def _more() -> Iterator[tuple[str, Callable[[], None]]]:
     plugins = Plugins()
     for kind in (*KINDS, *HASHED):
         yield f"the {kind} plugins", partial(plugins.load, kind)
-    for batch in Sources().batches():
+    for batch in Sources(os.path.dirname(sys.modules["ansible"].__file__ or "")).batches():
         yield "the sources of modules", batch
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
+from warnings import catch_warnings, simplefilter
 
 _BATCH = 40
 """How many are parsed at once: while they are, no play starts."""
@@ -25,10 +26,10 @@ _Node = TypeVar("_Node", bound=ast.AST)
 
 
 class Sources:
-    """What has been parsed ahead."""
+    """What has been parsed ahead of the files in Ansible's own directory."""
 
-    def __init__(self) -> None:
-        self._directory = os.path.dirname(importlib.import_module("ansible").__file__ or "")
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._trees: dict[bytes, ast.Module] = {}
         # A module's own name is found before Python's.
         vars(importlib.import_module("ansible.executor.module_common"))["compile"] = self._compile
@@ -45,8 +46,9 @@ class Sources:
 
     def _parse(self, paths: list[str]) -> None:
         for path in paths:
-            # What cannot be parsed is left to the plays, whose affair that is.
-            with suppress(OSError, SyntaxError, ValueError), open(path, "rb") as file:
+            # What cannot be parsed, or not without a warning, is left to the plays: they are to say so.
+            with suppress(OSError, SyntaxError, ValueError, Warning), open(path, "rb") as file, catch_warnings():
+                simplefilter("error")
                 source = file.read()
                 self._trees[_digest(source)] = _only_imports(ast.parse(source))
 
