@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
@@ -80,14 +81,27 @@ def end_leftovers(private: Path) -> None:
     Its reaper may be at it: that one finds what has cleared its environment, so it gets the time to.
     """
     with suppress(OSError, ValueError):
-        reaper = _guard_and_reaper(private)[1]
-        deadline = time.monotonic() + _REAPER_SECONDS
-        while _marked(reaper, private.name) and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
-            _guard_and_reaper(private)  # raises when the reaper has removed it: it has ended everything
+        _await_reaper(private)
     for group in _groups(private):
         group.remove()
     sweep(private.name)
+
+
+def _await_reaper(private: Path) -> None:
+    """Wait for the end of its work. Raises OSError or ValueError when that is over."""
+    pid = _guard_and_reaper(private)[1]
+    reaper = os.pidfd_open(pid)
+    try:
+        # One that is dying has no environment any more. In a PID namespace it is not dead before all others are.
+        if (environment := _environment(pid)) and not _has_mark(environment, private.name):
+            return
+        poll = select.poll()
+        poll.register(reaper, select.POLLIN)
+        deadline = time.monotonic() + _REAPER_SECONDS
+        while not poll.poll(1000 * _PAUSE) and time.monotonic() < deadline:
+            _guard_and_reaper(private)  # raises when the reaper has removed it: it has ended everything
+    finally:
+        os.close(reaper)
 
 
 def sweep(mark: str) -> int:
@@ -113,10 +127,19 @@ def sweep(mark: str) -> int:
 def _marked(pid: int, mark: str) -> bool:
     if pid == os.getpid():
         return False
+    return _has_mark(_environment(pid), mark)
+
+
+def _environment(pid: int) -> bytes:
+    """Empty when it has none, or none that this user may see."""
     try:
-        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False
+        return b""
+
+
+def _has_mark(environment: bytes, mark: str) -> bool:
+    return f"{MARK}={mark}".encode() in environment.split(b"\0")
 
 
 def _guard_and_reaper(private: Path) -> tuple[int, int]:
