@@ -9,11 +9,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from sqlalchemy import select
 
 from relengq.models import History
+from tests.support.processes import ended
 from tests.support.servers import RedisServer, free_port
 from tests.support.systems import PATIENCE, Gates, System, private_redis, system
 from tests.support.waiting import busy, wait_until
@@ -74,15 +74,6 @@ def _task_id(made: System, run_id: str) -> str:
     return f"{attempt.id}.{attempt.sends}"
 
 
-def _play(gates: Gates) -> list[psutil.Process]:
-    gate = gates.waiting("first")
-    return [gate, *(each for each in gate.parents() if "ansible-playbook" in " ".join(each.cmdline()))]
-
-
-def _gone(processes: list[psutil.Process]) -> bool:
-    return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
 def _cancels(made: System, run_id: str) -> list[tuple[str, str | None]]:
     query = select(History.who, History.note).where(History.run_id == run_id, History.action == "cancel requested")
     with made.installation.database.read() as session:
@@ -110,10 +101,10 @@ def _post(address: str) -> None:
 def test_terminate_in_flower_cancels_a_run_that_is_played(running: System, flower: str) -> None:
     run_id, gates = _begin(running, "terminated")
     running.reach(run_id, gates, "first start")
-    play, task_id = _play(gates), _task_id(running, run_id)
+    play, task_id = gates.play("first"), _task_id(running, run_id)
     _post(f"{flower}/api/task/revoke/{task_id}?terminate=true")
     told = time.monotonic()
-    wait_until(lambda: _gone(play), PATIENCE, "the play is gone")
+    wait_until(lambda: ended(play), PATIENCE, "the play is gone")
     assert time.monotonic() - told < busy(1.0)
     _is_cancelled(running, run_id, gates, task_id, ["cancelled"])
 
@@ -143,11 +134,11 @@ def test_revoke_in_flower_cancels_a_run_that_waits_and_leaves_one_that_is_played
 def test_celery_control_terminate(running: System, signal: str) -> None:
     run_id, gates = _begin(running, f"control-{signal}")
     running.reach(run_id, gates, "first start")
-    play, task_id = _play(gates), _task_id(running, run_id)
+    play, task_id = gates.play("first"), _task_id(running, run_id)
     command = running.process(f"control-{signal}", *CELERY, "control", "terminate", signal, task_id)
     wait_until(lambda: command.returncode is not None, PATIENCE, "celery control ends")
     assert "terminate: " in command.log
-    wait_until(lambda: _gone(play), PATIENCE, "the play is gone")
+    wait_until(lambda: ended(play), PATIENCE, "the play is gone")
     _is_cancelled(running, run_id, gates, task_id, ["cancelled"])
 
 
@@ -162,12 +153,12 @@ def test_a_signal_that_the_process_survives_cancels_as_well(running: System) -> 
 def test_cancel_needs_no_broker_and_two_seconds(running: System, broker: RedisServer) -> None:
     run_id, gates = _begin(running, "cancelled")
     running.reach(run_id, gates, "first start")
-    play = _play(gates)
+    play = gates.play("first")
     broker.kill()
     try:
         running.shell.run("cancel", run_id)
         told = time.monotonic()
-        wait_until(lambda: _gone(play), PATIENCE, "the play is gone")
+        wait_until(lambda: ended(play), PATIENCE, "the play is gone")
         assert time.monotonic() - told < busy(2.0) / 1.5
         wait_until(lambda: running.steps(run_id)["first"] == "cancelled", PATIENCE)
     finally:

@@ -12,9 +12,9 @@ import psutil
 import pytest
 import redis
 
-from tests.support.processes import Process, alive
+from tests.support.processes import Process, alive, ended
 from tests.support.servers import RedisServer
-from tests.support.systems import PATIENCE, Gates, System, private_redis, system
+from tests.support.systems import PATIENCE, System, private_redis, system
 from tests.support.waiting import wait_until
 
 GATED_ON = """\
@@ -63,16 +63,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, broker: RedisServer) -> It
         yield made
 
 
-def _processes_of(gates: Gates) -> list[psutil.Process]:
-    """A play's own processes, from the guard's child down to the program at the gate."""
-    gate = gates.waiting("first")
-    return [gate, *(each for each in gate.parents() if "ansible-playbook" in " ".join(each.cmdline()))]
-
-
-def _gone(processes: list[psutil.Process]) -> bool:
-    return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_whatever_is_killed_takes_its_play_with_it_and_the_step_is_played_again(running: System) -> None:
     workers = {name: running.worker(name) for name in ("one", "two", "three")}
     gates = {name: running.gates(f"killed-{name}") for name in workers}
@@ -80,13 +70,13 @@ def test_whatever_is_killed_takes_its_play_with_it_and_the_step_is_played_again(
     runs = {name: running.run(workflows[name], gates=str(gates[name].directory), queue=name) for name in workers}
     for name, run_id in runs.items():
         running.reach(run_id, gates[name], "first start")
-    plays = {name: _processes_of(gates[name]) for name in workers}
+    plays = {name: gates[name].play("first") for name in workers}
 
     _pool_child(running, runs["one"]).kill()
     os.kill(workers["two"].pid, signal.SIGKILL)
     workers["three"].kill()
     for name, processes in plays.items():
-        wait_until(lambda processes=processes: _gone(processes), PATIENCE, f"the play of worker {name} is gone")
+        wait_until(lambda processes=processes: ended(processes), PATIENCE, f"the play of worker {name} is gone")
 
     replacements = [
         running.worker("two", name="two-again"),
@@ -120,12 +110,12 @@ def test_a_worker_that_freezes_loses_its_play_before_another_begins(running: Sys
     gates = running.gates("frozen")
     run_id = running.run("chain", gates=str(gates.directory), queue="one")
     running.reach(run_id, gates, "first start")
-    play = _processes_of(gates)
+    play = gates.play("first")
     os.killpg(worker.pid, signal.SIGSTOP)
     try:
         other = running.worker("one", name="one-again")
         running.reach(run_id, gates, "first start", times=2)
-        assert _gone(play), "nobody but the guard could end it"
+        assert ended(play), "nobody but the guard could end it"
         gates.open("first", "second")
         running.wait(run_id, "succeeded")
     finally:
@@ -143,14 +133,14 @@ def test_a_stopping_worker_lets_steps_end_and_hands_the_rest_back(running: Syste
     quick_run, slow_run = (running.run("chain", gates=str(gates.directory), queue="four") for gates in (quick, slow))
     running.reach(quick_run, quick, "first start")
     running.reach(slow_run, slow, "first start")
-    plays = _processes_of(slow)
+    plays = slow.play("first")
 
     worker.signal(signal.SIGTERM)
     worker.wait_for_log("Warm shutdown", PATIENCE)
     quick.open("first", "second")
     other = running.worker("four", name="four-again")
     running.reach(slow_run, slow, "first start", times=2)
-    assert _gone(plays), "the first play ended before the second began"
+    assert ended(plays), "the first play ended before the second began"
     wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
     assert worker.returncode == 0
     slow.open("first", "second")
@@ -168,12 +158,12 @@ def test_a_worker_that_is_stopped_at_once_hands_back_what_it_played(running: Sys
     gates = running.gates("at-once")
     run_id = running.run("careful", gates=str(gates.directory), queue="four")
     running.reach(run_id, gates, "first start")
-    plays = _processes_of(gates)
+    plays = gates.play("first")
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT):
         worker.signal(number)
         worker.wait_for_log("shutdown", PATIENCE)
     wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
-    assert _gone(plays)
+    assert ended(plays)
     wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs())
     assert running.attempts(run_id, "first")[0].message == "Its worker was stopped at once, and the play with it."
     other = running.worker("four", name="four-again")
@@ -190,10 +180,10 @@ def test_a_play_that_does_not_listen_to_signals_is_handed_back_all_the_same(runn
     gates = running.gates("stubborn")
     run_id = running.run("stubborn", gates=str(gates.directory))
     running.reach(run_id, gates, "first start")
-    plays = _processes_of(gates)
+    plays = gates.play("first")
     worker.signal(signal.SIGTERM)
     wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
-    assert _gone(plays)
+    assert ended(plays)
     wait_until(lambda: running.attempts(run_id)[0].state == "interrupted", PATIENCE, running.logs())
     gates.open("first")
     other = running.worker("four", name="four-again")

@@ -15,7 +15,7 @@ from relengq.engine.installation import Installation
 from relengq.engine.start import Trigger, start
 from tests.support.plays import STUBBORN
 from tests.support.plays import alive as daemons_alive
-from tests.support.processes import alive
+from tests.support.processes import alive, words
 from tests.support.systems import PATIENCE, Gates, System, private_redis, system
 from tests.support.waiting import busy, wait_until
 
@@ -270,9 +270,8 @@ def test_a_cancel_ends_the_whole_tree_and_finally_runs(running: System) -> None:
 def _tree(running: System, run_id: str, gates: Gates) -> list[int]:
     """Every process of a play that waits at the gate and has left a daemon: all from ansible-playbook down."""
     running.reach(run_id, gates, "daemon start")
-    gate = gates.waiting("daemon")
     assert daemons_alive(gates.directory)
-    above = [each for each in gate.parents() if "ansible-playbook" in " ".join(each.cmdline())]
+    gate, *above = gates.play("daemon")
     assert above
     tree = {gate.pid, *(each.pid for each in above)}
     for each in above:
@@ -327,4 +326,4 @@ def test_two_starts_with_one_key_make_one_run(running: System) -> None:
 
 def test_no_process_of_a_play_is_left(running: System) -> None:
     worker = psutil.Process(running.processes[0].pid)
-    assert not [each for each in worker.children(recursive=True) if "ansible" in " ".join(each.cmdline())]
+    assert not [each for each in worker.children(recursive=True) if "ansible" in " ".join(words(each))]

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.commands import Shell
-from tests.support.processes import Process
+from tests.support.processes import Process, ended
 from tests.support.servers import free_port
 from tests.support.systems import GATE, GATED_PLAYBOOK, PATIENCE, RELENGQ, Gates
 from tests.support.waiting import wait_until
@@ -59,10 +58,6 @@ def _family(up: Process) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def _ended(family: list[psutil.Process]) -> Callable[[], bool]:
-    return lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_a_new_site_comes_up_works_and_stops_with_one_ctrl_c(shell: Shell, tmp_path: Path) -> None:
     gates = Gates(tmp_path / "gates")
     up = _up(shell)
@@ -75,7 +70,7 @@ def test_a_new_site_comes_up_works_and_stops_with_one_ctrl_c(shell: Shell, tmp_p
         family = _family(up)
         assert len(family) > 8
         up.signal(signal.SIGINT)
-        wait_until(_ended(family), PATIENCE, "everything has stopped")
+        wait_until(lambda: ended(family), PATIENCE, "everything has stopped")
         assert up.returncode == 0
     finally:
         up.stop()
@@ -104,7 +99,7 @@ def test_up_that_is_killed_takes_everything_with_it(shell: Shell, tmp_path: Path
         _busy(shell, gates)
         family = _family(up)
         os.kill(up.pid, signal.SIGKILL)
-        wait_until(_ended(family), PATIENCE, "nothing of it is left")
+        wait_until(lambda: ended(family), PATIENCE, "nothing of it is left")
     finally:
         up.stop()
     assert not gates.ledger.count("first end")

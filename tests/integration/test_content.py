@@ -22,6 +22,7 @@ from relengq.content import fetch, revision, trees
 from relengq.content.trees import Wanted, leased
 from relengq.errors import RevisionMissing, SiteFault
 from relengq.settings import Settings
+from tests.support.processes import words
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
@@ -195,7 +196,7 @@ def test_a_remote_that_never_answers(host: Settings) -> None:
         )
         said = fault(settings, "a" * 40)
     assert said.endswith("it did not come within 1 s (content_seconds)")
-    assert not [each for each in psutil.Process().children(recursive=True) if "git" in each.name()]
+    assert not [each for each in psutil.Process().children(recursive=True) if "git" in " ".join(words(each))]
 
 
 def test_who_is_stopped_does_not_wait_for_a_remote(host: Settings) -> None:
@@ -360,7 +361,7 @@ def test_a_cache_that_nobody_uses_is_removed_unless_somebody_fetches(upstream: U
 
 
 def _fetches(cache: Path) -> bool:
-    return any(str(cache) in each.cmdline() for each in psutil.Process().children() if each.is_running())
+    return any(str(cache) in words(each) for each in psutil.Process().children())
 
 
 def _age(path: Path, days: float) -> None:

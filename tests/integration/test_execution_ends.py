@@ -19,6 +19,7 @@ from relengq.execution import Outcome, Stop, Warm, play
 from relengq.execution.means import host
 from relengq.states import AttemptState
 from tests.support.plays import STUBBORN, Collected, Project, alive, never
+from tests.support.processes import words
 from tests.support.waiting import busy, wait_until
 
 SOON = 1.0
@@ -152,7 +153,7 @@ def test_a_guard_killed_with_sigkill_ends_the_play_and_the_rest_is_swept(project
     def kill_guard() -> Stop | None:
         if not killed and clock.ready():
             for child in psutil.Process().children():
-                if any("guard/__main__.py" in word for word in child.cmdline()):
+                if any("guard/__main__.py" in word for word in words(child)):
                     child.kill()
                     killed.append(time.monotonic())
         return None

@@ -25,6 +25,7 @@ from relengq.execution import Warm, servers
 from relengq.execution.means import host
 from relengq.states import AttemptState
 from tests.support.plays import Project
+from tests.support.processes import ended
 from tests.support.waiting import busy, wait_until
 from tests.support.warm import Heard, Site
 
@@ -223,7 +224,7 @@ def test_who_is_killed_takes_the_play_along_unless_it_is_the_server(own: Site, t
         assert all(each.is_running() for each in below)
         started.process.terminate()
     assert started.process.wait() == (-signal.SIGTERM if victim == "server" else -signal.SIGKILL)
-    wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in below))
+    wait_until(lambda: ended(below))
     assert time.monotonic() - begun < busy(SOON)
 
 
@@ -246,7 +247,7 @@ def test_a_server_ends_with_its_owner(own: Site, tmp_path: Path) -> None:
     owner.kill()
     owner.communicate()
     begun = time.monotonic()
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: ended([server]))
     assert time.monotonic() - begun < busy(SOON)
     wait_until(lambda: list(own.warm.directory.glob("*.server")) == [], what="it has cleared up")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,9 +19,28 @@ from tests.support.waiting import wait_until
 def alive(pid: int) -> bool:
     """Whether a process runs. One that ended and that nobody has reaped does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not ended([psutil.Process(pid)])
     except psutil.NoSuchProcess:
         return False
+
+
+def ended(processes: Iterable[psutil.Process]) -> bool:
+    """Whether none of them runs any more."""
+    return not any(map(_runs, processes))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # just now
+        return False
+
+
+def words(process: psutil.Process) -> list[str]:
+    """What it was started with; nothing when it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 class Process:

@@ -24,7 +24,7 @@ from relengq.models import Run
 from relengq.runs import results
 from relengq.settings import Settings
 from tests.support.commands import Shell
-from tests.support.processes import Process
+from tests.support.processes import Process, words
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -107,6 +107,11 @@ class Gates:
         arguments = [str(self.directory), name]
         found = [each for each in psutil.process_iter(["cmdline", "create_time"]) if self._at(each, arguments)]
         return max(found, key=lambda each: float(each.info["create_time"]))
+
+    def play(self, name: str) -> list[psutil.Process]:
+        """A play's own processes, from the program that waits at a gate up to the guard's child."""
+        gate = self.waiting(name)
+        return [gate, *(each for each in gate.parents() if "ansible-playbook" in " ".join(words(each)))]
 
     @staticmethod
     def _at(process: psutil.Process, arguments: list[str]) -> bool:
