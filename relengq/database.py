@@ -180,8 +180,15 @@ class Database:
         moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
         return moment.astimezone(UTC)
 
+    def time(self) -> datetime:
+        """The same, for who has no session."""
+        if self.sqlite:
+            return datetime.now(UTC)
+        with self.read() as session:
+            return self.now(session)
+
     def moment(self, later: timedelta = timedelta(0)) -> ColumnElement[datetime]:
-        """The same, or so much ``later``, within the statement that is executed next: no question of its own."""
+        """The database's time, or so much ``later``, within the statement that is executed next."""
         if self.sqlite:
             return literal(datetime.now(UTC) + later, DateTime())
         now: ColumnElement[datetime] = func.clock_timestamp(type_=DateTime(timezone=True))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The clock's duties beside schedules: dead leases, time-outs of waits and runs, waiting groups, unsent attempts.
 
-Each duty looks for rows that are due, and then does each in a transaction of its own that looks again: two clocks at
+What is due is found by one look, and each is then done in a transaction of its own that looks again: two clocks at
 once, or one that stalled and woke, do no harm.
 """
 
@@ -20,19 +20,19 @@ from relengq.engine.advance import advance, answer, break_off
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.control import stop_in
 from relengq.engine.dispatch import resend_unclaimed, send_due
+from relengq.engine.due import look
 from relengq.engine.installation import Installation
 from relengq.engine.retention import Retention
 from relengq.engine.timekeeping import Timekeeper
 from relengq.errors import BrokerUnavailable, DatabaseUnavailable
-from relengq.models import Attempt, GroupHolder, Run, Step
+from relengq.models import Attempt, Run
 from relengq.runs.attempts import Ending
 from relengq.runs.definitions import workflow_of
 from relengq.runs.moves import move_step
-from relengq.states import AttemptState, RunState, StepState
+from relengq.states import AttemptState, StepState
 from relengq.workflows import ApprovalStep, WaitForStep
 
 WHO = "clock"
-_BATCH = 100
 _MESSAGES_EVERY = 60.0
 _OVERLAP = timedelta(minutes=5)
 """So much longer than a transaction lasts that none that kept a message is overlooked."""
@@ -57,15 +57,18 @@ class Clock:
         """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
         installation = self._installation
         self._timekeeper.look()
+        with installation.database.read() as session:
+            due = look(session, installation.database.now(session))
         if self._timekeeper.judges_leases:
-            _each(installation, "attempts.lost", _with_dead_leases(installation), _find_lost)
-        _each(installation, "waits.timed_out", _with_expired_waits(installation), _end_waits)
-        self._look_over_messages()
-        _each(installation, "runs.timed_out", _past_deadline(installation), _end_run)
-        _each(installation, "groups.woken", _first_in_free_groups(installation), _admit)
+            _each(installation, "attempts.lost", due.dead_leases, _find_lost)
+        _each(installation, "waits.timed_out", due.expired_waits, _end_waits)
+        looked_over = self._look_over_messages()
+        _each(installation, "runs.timed_out", due.past_deadline, _end_run)
+        _each(installation, "groups.woken", due.free_groups, _admit)
         try:
-            self._resend()
-            send_due(installation)
+            resent = self._resend()
+            if due.anything or looked_over or resent:
+                send_due(installation)
         except BrokerUnavailable as error:
             if not self._broker_away:
                 _log.warning("broker.away", error=str(error))
@@ -76,10 +79,13 @@ class Clock:
             self._broker_away = False
         self._retention.tick()
 
-    def _look_over_messages(self) -> None:
-        """Once a minute, hand on kept messages whose listener died before it did, and delete those of no use."""
+    def _look_over_messages(self) -> bool:
+        """Once a minute, hand on kept messages whose listener died before it did, and delete those of no use.
+
+        Returns whether that was now.
+        """
         if time.monotonic() < self._messages_at:
-            return
+            return False
         installation = self._installation
         now = installation.now()
         _each(installation, "waits.answered", _with_kept_messages(installation, self._messages_since), _answer)
@@ -88,13 +94,15 @@ class Clock:
                 _log.info("messages.forgotten", count=gone)
         self._messages_at = time.monotonic() + _MESSAGES_EVERY
         self._messages_since = now - _OVERLAP
+        return True
 
-    def _resend(self) -> None:
-        """Look for attempts that the broker has lost, every third of ``resend_seconds``."""
+    def _resend(self) -> bool:
+        """Look for attempts that the broker has lost, every third of ``resend_seconds``. Returns whether it was now."""
         if time.monotonic() < self._look_at:
-            return
+            return False
         self._look_at = time.monotonic() + self._installation.settings.resend_seconds / 3
         resend_unclaimed(self._installation, self._installation.now())
+        return True
 
 
 def _each(installation: Installation, action: str, run_ids: list[str], duty: Duty) -> None:
@@ -123,19 +131,6 @@ def _give_up(session: Session, installation: Installation, run: Run, now: dateti
     break_off(session, run, now, "a bug in relengq; the clock's log has the traceback")
 
 
-def _with_dead_leases(installation: Installation) -> list[str]:
-    with installation.database.read() as session:
-        now = installation.database.now(session)
-        return list(
-            session.scalars(
-                select(Attempt.run_id)
-                .where(Attempt.state == AttemptState.RUNNING, Attempt.lease_until < now)
-                .distinct()
-                .limit(_BATCH)
-            )
-        )
-
-
 def _find_lost(session: Session, installation: Installation, run: Run, now: datetime) -> None:
     """End the run's attempts whose workers stopped renewing, as ``on_lost`` says."""
     dead = session.scalars(
@@ -146,16 +141,6 @@ def _find_lost(session: Session, installation: Installation, run: Run, now: date
     for attempt in dead:
         message = f"the worker {attempt.worker} on {attempt.host} stopped answering"
         attempt_ended(session, installation, attempt, Ending(AttemptState.LOST, message=message), now=now, who=WHO)
-
-
-def _with_expired_waits(installation: Installation) -> list[str]:
-    with installation.database.read() as session:
-        now = installation.database.now(session)
-        return list(
-            session.scalars(
-                select(Step.run_id).where(Step.state == StepState.WAITING, Step.due_at < now).distinct().limit(_BATCH)
-            )
-        )
 
 
 def _end_waits(session: Session, installation: Installation, run: Run, now: datetime) -> None:
@@ -188,45 +173,10 @@ def _answer(session: Session, installation: Installation, run: Run, now: datetim
     answer(session, installation, run, now)
 
 
-def _past_deadline(installation: Installation) -> list[str]:
-    with installation.database.read() as session:
-        now = installation.database.now(session)
-        return list(
-            session.scalars(
-                select(Run.id)
-                .where(Run.finished_at.is_(None), Run.deadline < now, Run.stop_as.is_(None), Run.result.is_(None))
-                .limit(_BATCH)
-            )
-        )
-
-
 def _end_run(session: Session, installation: Installation, run: Run, now: datetime) -> None:
     if run.stop_as or run.result or run.deadline is None or run.deadline >= now:
         return  # another clock was quicker: to stop a run twice would stop its ``finally`` too
     stop_in(session, installation, run, result="failed", who=WHO, now=now)
-
-
-def _first_in_free_groups(installation: Installation) -> list[str]:
-    """Runs that wait for a group which nobody holds: its holder's process died between two commits."""
-    with installation.database.read() as session:
-        held = select(GroupHolder.name)
-        rows = session.execute(
-            select(Run.group_name, Run.id)
-            .where(
-                Run.state == RunState.QUEUED,
-                Run.started_at.is_(None),
-                Run.finished_at.is_(None),
-                Run.held.is_(False),
-                Run.group_name.is_not(None),
-                Run.group_name.not_in(held),
-            )
-            .order_by(Run.id)
-            .limit(_BATCH)
-        )
-        first: dict[str, str] = {}
-        for group, run_id in rows:
-            first.setdefault(str(group), run_id)
-        return list(first.values())
 
 
 def _admit(session: Session, installation: Installation, run: Run, now: datetime) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -153,24 +154,31 @@ def _paths(path: Path, folder: str) -> list[Path]:
         found = sorted((path / folder).iterdir(), key=lambda file: (file.stem, file.suffix != ".yml"))
     except FileNotFoundError:
         return []
-    return [file for file in found if file.name.endswith(_SUFFIXES) and not file.name.startswith(".")]
+    return [file for file in found if _is_meant(file.name)]
+
+
+def _is_meant(name: str) -> bool:
+    return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def _signature(path: Path) -> Iterator[tuple[object, ...]]:
     """What changes when a file of the site changes, comes or goes."""
     for folder in (WORKFLOWS, POOLS, SCHEDULES):
         try:
-            found = _paths(path, folder)
+            with os.scandir(path / folder) as entries:
+                found = sorted((entry for entry in entries if _is_meant(entry.name)), key=attrgetter("name"))
+        except FileNotFoundError:
+            continue
         except OSError as error:
             yield folder, error.errno
             continue
-        for file in found:
+        for entry in found:
             try:
-                state = file.stat()
+                state = entry.stat()
             except OSError as error:
-                yield str(file), error.errno
+                yield entry.path, error.errno
             else:
-                yield str(file), state.st_mtime_ns, state.st_size, state.st_ino
+                yield entry.path, state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def _documents(path: Path, folder: str, faults: list[Fault]) -> Iterator[tuple[str, Document]]:

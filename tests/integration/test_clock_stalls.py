@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from relengq import database as database_module
 from relengq.engine import clock, dispatch
-from relengq.engine.installation import Installation
+from relengq.engine.due import Due, look
 from relengq.errors import DatabaseUnavailable
 from relengq.models import Attempt, History, Run, Step
 from relengq.testing import Bench
@@ -33,16 +33,16 @@ class Work:
     """A duty in its two halves: what it looks for, and what it does with what it has found."""
 
     workflow: str
-    look: Callable[[Installation], list[str]]
+    looks_for: str
     do: clock.Duty
     after: dict[str, str]
     """The steps when it has been done once."""
 
 
 WORKS = {
-    "lost": Work("play", clock._with_dead_leases, clock._find_lost, {"one": "queued"}),
-    "waits": Work("ask", clock._with_expired_waits, clock._end_waits, {"go": "failed", "last": "queued"}),
-    "deadline": Work("limited", clock._past_deadline, clock._end_run, {"go": "cancelled", "last": "queued"}),
+    "lost": Work("play", "dead_leases", clock._find_lost, {"one": "queued"}),
+    "waits": Work("ask", "expired_waits", clock._end_waits, {"go": "failed", "last": "queued"}),
+    "deadline": Work("limited", "past_deadline", clock._end_run, {"go": "cancelled", "last": "queued"}),
 }
 
 
@@ -58,6 +58,11 @@ def make_due(bench: Bench, name: str) -> None:
                 session.execute(update(Run).values(deadline=ago))
 
 
+def due(bench: Bench) -> Due:
+    with bench.installation.database.read() as session:
+        return look(session, bench.installation.database.now(session))
+
+
 def lines(bench: Bench, run_id: str) -> int:
     with bench.installation.database.read() as session:
         return len(session.scalars(select(History.id).where(History.run_id == run_id)).all())
@@ -71,7 +76,7 @@ def test_a_leader_that_stalls_between_looking_and_doing(make_bench: MakeBench, n
     if name == "lost":
         assert stalled.claim() is not None
     make_due(stalled, name)
-    found = work.look(stalled.installation)
+    found = getattr(due(stalled), work.looks_for)
     assert found == [run_id]
     leads.tick()
     assert leads.steps(run_id) == work.after
@@ -106,7 +111,7 @@ def test_a_leader_that_stalls_while_it_lets_a_run_into_its_group(make_bench: Mak
     first, second = stalled.start("grouped"), stalled.start("grouped")
     with stalled.installation.database.write() as session:
         session.delete(session.get_one(Run, first))
-    found = clock._first_in_free_groups(stalled.installation)
+    found = due(stalled).free_groups
     assert found == [second]
     leads.tick()
     third = leads.start("grouped")
