@@ -45,11 +45,11 @@ class Mask:
         self._empty = not exact
         self._across: dict[str, re.Pattern[str]] = {}
 
-    def text(self, text: str) -> str:
-        """The text with every secret masked."""
+    def text(self, text: str, told: int = 0) -> str:
+        """The text with every secret masked; without its first ``told`` characters, which a mask before it covers."""
         if self._empty:
             return text
-        return _replaced(text, self._spans(text), len(text))[0]
+        return _replaced(text, self._spans(text), len(text), told)[0]
 
     def json(self, value: Json) -> Json:
         """The value with every secret masked, in keys, strings and numbers alike."""
@@ -67,13 +67,17 @@ class Mask:
         """A masker for text that comes in pieces."""
         return MaskedStream(self)
 
-    def split(self, text: str) -> tuple[str, str]:
-        """The masked text that may go out, and the rest that could be the beginning of a secret."""
+    def split(self, text: str, told: int = 0) -> tuple[str, str, int]:
+        """The masked text that may go out, the rest that could be the beginning of a secret, and what is told of it.
+
+        Of the text, the first ``told`` characters have gone out before, in a mask that reached so far; the last number
+        is the same for the rest.
+        """
         if self._empty:
-            return text, ""
+            return text, "", 0
         cut = min(self._exact.open_end(text), self._open_end_across(text))
-        out, cut = _replaced(text, self._spans(text), cut)
-        return out, text[cut:]
+        out, reached = _replaced(text, self._spans(text), cut, told)
+        return out, text[cut:], max(0, reached - cut)
 
     def _spans(self, text: str) -> list[Span]:
         """Where secrets are, in order."""
@@ -105,16 +109,18 @@ class MaskedStream:
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
         self._held = ""
+        self._told = 0
 
     def feed(self, text: str) -> str:
         """The masked text that can go out now."""
-        out, self._held = self._mask.split(self._held + text)
+        out, self._held, self._told = self._mask.split(self._held + text, self._told)
         return out
 
     def end(self) -> str:
         """The masked rest, when nothing more comes."""
-        rest, self._held = self._held, ""
-        return self._mask.text(rest)
+        rest, told = self._held, self._told
+        self._held, self._told = "", 0
+        return self._mask.text(rest, told)
 
 
 class _Needles:
@@ -187,19 +193,21 @@ class _Needles:
         return best
 
 
-def _replaced(text: str, spans: Iterable[Span], cut: int) -> tuple[str, int]:
-    """The text up to ``cut`` with the spans masked that begin before it, and where the rest begins."""
+def _replaced(text: str, spans: Iterable[Span], cut: int, told: int) -> tuple[str, int]:
+    """The text from ``told`` up to ``cut`` with the spans masked that begin before it, and how far they reach.
+
+    A span may reach beyond the cut. The text is cut there all the same: a secret may begin within the span.
+    """
     parts: list[str] = []
-    last = 0
+    last = told
     for begin, end in spans:
         if begin >= cut:
             break
         if begin >= last:
             parts += [text[last:begin], MASK]
         last = max(last, end)
-    cut = max(cut, last)
     parts.append(text[last:cut])
-    return "".join(parts), cut
+    return "".join(parts), last
 
 
 def _squeezed(text: str) -> str:

@@ -166,6 +166,23 @@ def test_what_goes_on_after_a_part_of_a_long_secret_is_masked_as_well() -> None:
         assert not re.search(r"[A-Za-z0-9]{4}", Mask([secret]).text(shown))
 
 
+@pytest.mark.parametrize(
+    ("secret", "begun"),
+    [
+        ("s3cret-pass", "s3cret-pas"),  # whose next character is its first one: over the blank, it goes on there
+        ("7bc4612476c0efecf6c2f708dfc3832cc31a72f6421f64ee9bd453abf694b927b709a781d8c9d5c3", "7bc4612476c0efecf6c2"),
+    ],
+)
+def test_a_secret_right_after_one_that_was_cut_off_is_masked_however_the_text_is_cut(secret: str, begun: str) -> None:
+    for length in range(len(begun), len(secret)):
+        text = f"token {secret[:length]}\n{secret}\ndone\n"
+        for at in range(1, len(text)):
+            stream = Mask([secret]).stream()
+            out = stream.feed(text[:at]) + stream.feed(text[at:]) + stream.end()
+            assert secret[3:] not in out, (length, at)
+            assert out.endswith("\ndone\n")
+
+
 def test_much_output_and_many_secrets_take_little_time() -> None:
     """20 secrets cost less than a second for each MB, in large reads and in small ones."""
     keys = ["\n".join(hashlib.sha512(bytes([n, line])).hexdigest() for line in range(20)) for n in range(3)]
