@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from relengq.content.git import STOPPED, TIMED_OUT, Stop, command, first_line, git, long, shown, ssh_command
+from relengq.content.git import STOPPED, TIMED_OUT, Stop, command, first_line, git, long, never, shown, ssh_command
 from relengq.errors import RevisionMissing
 from relengq.settings import Settings
 
@@ -30,6 +30,7 @@ _KEPT = "refs/relengq/"
 """Below it, commits that were asked for: git's garbage collection keeps them."""
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _FAILURE = "failure.json"
+_FETCH, _READ = "fetch.lock", "read.lock"
 _LOCK_SECONDS = 0.1
 _SCP = re.compile(r"[^/]*:")
 _log = structlog.get_logger(__name__)
@@ -92,14 +93,27 @@ def obtain(settings: Settings, commit: str, stop: Stop) -> Path:
     return cache
 
 
+@contextmanager
+def reading(settings: Settings, stop: Stop) -> Iterator[None]:
+    """Nothing is taken out of the cache meanwhile; whoever reads from it says so before he asks for the commit.
+
+    Raises RevisionMissing when somebody prunes for too long, or ``stop`` says that nobody waits for it any more.
+    """
+    until = time.monotonic() + settings.content_seconds
+    with _locked(settings, until, stop, _READ, fcntl.LOCK_SH) as free:
+        if not free:
+            raise RevisionMissing(f"the content cache {settings.content_dir} is still being pruned")
+        yield
+
+
 def prune(settings: Settings, wanted: set[str]) -> list[str]:
     """Let go of commits that are in no exported tree, and of caches that nobody used for ``content_days``.
 
-    Does nothing while somebody fetches. Returns what has been removed.
+    Does nothing while somebody fetches or reads what was fetched. Returns what has been removed.
     """
     gone: list[str] = []
-    with _locked(settings, 0.0, lambda: False) as free:
-        if not free:
+    with _locked(settings, 0.0, never) as free, _locked(settings, 0.0, never, _READ) as unread:
+        if not (free and unread):
             return gone
         for cache in settings.content_dir.glob("cache-*.git"):
             if time.time() - cache.stat().st_mtime > settings.content_days * 86400:
@@ -130,13 +144,18 @@ def _beside(settings: Settings) -> Path:
 
 
 @contextmanager
-def _locked(settings: Settings, until: float, stop: Stop) -> Iterator[bool]:
-    """Whether nobody else fetches on this host; waits for that as far as the monotonic moment ``until``."""
-    descriptor = os.open(_beside(settings) / "fetch.lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _locked(
+    settings: Settings, until: float, stop: Stop, name: str = _FETCH, kind: int = fcntl.LOCK_EX
+) -> Iterator[bool]:
+    """Whether the lock could be had: that nobody else on this host fetches, or reads from the cache.
+
+    Waits for it as far as the monotonic moment ``until``.
+    """
+    descriptor = os.open(_beside(settings) / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if stop() or time.monotonic() > until:
                     yield False

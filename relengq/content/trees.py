@@ -158,10 +158,11 @@ def _fill(settings: Settings, commit: str, fresh: Path, stop: Stop) -> None:
     until = time.monotonic() + settings.content_seconds
     if fetch.has(settings.site, commit) and _unpack(settings.site, commit, prefix, fresh, until, stop) is None:
         return
-    cache = fetch.obtain(settings, commit, stop)
-    until = time.monotonic() + settings.content_seconds
-    if why := _unpack(cache, commit, prefix, fresh, until, stop):
-        raise RevisionMissing(f"content revision {commit[:12]} cannot be unpacked from {cache}: {why}")
+    with fetch.reading(settings, stop):
+        cache = fetch.obtain(settings, commit, stop)
+        until = time.monotonic() + settings.content_seconds
+        if why := _unpack(cache, commit, prefix, fresh, until, stop):
+            raise RevisionMissing(f"content revision {commit[:12]} cannot be unpacked from {cache}: {why}")
 
 
 def _prefix(settings: Settings) -> str:

@@ -336,7 +336,7 @@ def test_trees_that_nobody_uses_are_removed_and_others_are_not(upstream: Upstrea
         assert f"cache-sha1.git/{old[:12]}" in gone
         assert (tree / "playbooks/version").read_text() == "used"
     assert sorted(path.name for path in host.content_dir.iterdir()) == sorted(
-        [used, fresh, "cache-sha1.git", "fetch.lock"]
+        [used, fresh, "cache-sha1.git", "fetch.lock", "read.lock"]
     )
     assert not fetch.has(host.content_dir / "cache-sha1.git", old)
     assert version(host, old) == "old", "and it can be had again"
@@ -367,3 +367,18 @@ def _fetches(cache: Path) -> bool:
 def _age(path: Path, days: float) -> None:
     then = time.time() - days * 86400
     os.utime(path, (then, then))
+
+
+def test_a_commit_that_has_just_been_fetched_is_not_taken_away_before_it_is_read(
+    upstream: Upstream, host: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = upstream.commit("second")
+    obtain = fetch.obtain
+
+    def and_another_worker_starts(*arguments: object) -> Path:
+        cache = obtain(*arguments)  # type: ignore[arg-type]
+        assert trees.prune(host) == []
+        return cache
+
+    monkeypatch.setattr(fetch, "obtain", and_another_worker_starts)
+    assert version(host, commit) == "second"
