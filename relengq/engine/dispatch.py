@@ -48,7 +48,8 @@ def parcels(session: Session, now: datetime) -> list[Parcel]:
 
 def send(installation: Installation, due: Iterable[Parcel]) -> int:
     """Send these, and mark them as sent, as ``send_due`` does."""
-    sent: list[int] = []
+    tried: list[int] = []
+    refused = 0
     try:
         for parcel in due:
             try:
@@ -56,14 +57,15 @@ def send(installation: Installation, due: Iterable[Parcel]) -> int:
             except BrokerUnavailable:
                 raise
             except Exception:
-                # One that the broker's client refuses must not stand in the way of the others.
-                _log.exception("attempt.not_sent", attempt=parcel.label)
-            else:
-                sent.append(parcel.attempt_id)
+                # What the broker or its client refuses must not stand in the way of the others, now or at the next
+                # tick: it counts as sent and lost, and is tried again when that is found.
+                _log.exception("attempt.not_sent", attempt=parcel.label, queue=parcel.queue)
+                refused += 1
+            tried.append(parcel.attempt_id)
     finally:
-        if sent:
-            _mark(installation, sent)
-    return len(sent)
+        if tried:
+            _mark(installation, tried)
+    return len(tried) - refused
 
 
 def _due(installation: Installation, run_ids: Collection[str] | None) -> list[Parcel]:
@@ -109,18 +111,20 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
     long it waits. Raises BrokerUnavailable.
     """
     patience = timedelta(seconds=installation.settings.resend_seconds)
+    waiting = (Attempt.state == AttemptState.QUEUED, Attempt.sent_at < now - patience)
+    with installation.database.read() as session:
+        queues = set(session.scalars(select(Attempt.queue).where(*waiting).distinct()))
+    if not (short := _short(installation, queues)):
+        return 0
     with installation.database.read() as session:
         rows = session.execute(
             select(Attempt.queue, Attempt.id, Attempt.sent_at, Attempt.sends)
-            .where(Attempt.state == AttemptState.QUEUED, Attempt.sent_at < now - patience)
+            .where(*waiting, Attempt.queue.in_(short))
             .order_by(Attempt.id)
             .limit(_LOOKED_AT)
         ).all()
-    short = _short(installation, {row.queue for row in rows})
     lost = [
-        row.id
-        for row in rows
-        if row.queue in short and (not short[row.queue] or now - row.sent_at > patience * _LONGER * max(row.sends, 1))
+        row.id for row in rows if not short[row.queue] or now - row.sent_at > patience * _LONGER * max(row.sends, 1)
     ]
     for begin in range(0, len(lost), _BATCH):
         with installation.database.write() as session:

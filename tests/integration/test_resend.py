@@ -8,8 +8,12 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from amqp.exceptions import PreconditionFailed
+from sqlalchemy import select, update
 
 from relengq.engine import dispatch
+from relengq.engine.installation import Parcel
+from relengq.models import Attempt
 from relengq.testing import Bench
 
 MakeBench = Callable[..., Bench]
@@ -67,3 +71,48 @@ def test_one_that_is_missing_is_sent_with_the_others_and_the_queue_stays_bounded
     assert _look(bench, broker, HOUR) == WAITING
     assert [_look(bench, broker, HOUR * hours) for hours in range(2, 100)] == [0] * 98
     assert broker["default"] < 2 * WAITING
+
+
+def test_what_an_empty_queue_has_lost_is_found_behind_any_number_that_wait_elsewhere(
+    bench: Bench, broker: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_LOOKED_AT", WAITING)
+    (bench.settings.site / "playbooks/workflows/two.yml").write_text(
+        "queue: other\nsteps:\n  - {name: only, playbook: hello.yml}\n"
+    )
+    bench.start("two")
+    _to_broker(bench, broker)
+    broker["other"] = 0
+    assert _look(bench, broker, timedelta(seconds=bench.settings.resend_seconds + 1)) == 1
+    assert broker["other"] == 1
+
+
+def test_what_the_broker_refuses_keeps_nothing_else_from_being_sent(
+    bench: Bench, broker: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many it refuses, and however often: they are tried again when they would be if it had lost them."""
+    monkeypatch.setattr(dispatch, "_BATCH", WAITING)
+    sent: list[str] = []
+    refusals = 0
+
+    def send(parcel: Parcel) -> None:
+        nonlocal refusals
+        if parcel.queue == "default":
+            refusals += 1
+            raise PreconditionFailed("inequivalent arg 'x-queue-type'")
+        sent.append(parcel.queue)
+
+    monkeypatch.setattr(bench.installation, "send", send)
+    with bench.installation.database.write() as session:
+        session.execute(update(Attempt).values(sent_at=None))
+        newest = session.scalars(select(Attempt.id).order_by(Attempt.id.desc())).first()
+        session.execute(update(Attempt).where(Attempt.id == newest).values(queue="other"))
+    bench.tick()
+    bench.tick()
+    assert (sent, refusals) == (["other"], WAITING - 1)
+    broker.clear()
+    broker["other"] = 1
+    soon = bench.installation.now() + timedelta(seconds=bench.settings.resend_seconds + 1)
+    assert dispatch.resend_unclaimed(bench.installation, soon) == WAITING - 1
+    bench.tick()
+    assert (sent, refusals) == (["other"], 2 * (WAITING - 1))
