@@ -38,10 +38,15 @@ _USED = "relengq.used"
 _BACKENDS = ("sqlite", "postgresql")
 _EXAMPLE = "For instance postgresql+psycopg://relengq@db/relengq; empty: SQLite in the state directory."
 
-_POSTGRESQL: dict[str, str | int] = {"connect_timeout": 5, "tcp_user_timeout": 15_000}
+_READ_ONLY = "25006"
+"""PostgreSQL's code for a write where nothing may be written: on a standby, or on a server whose disk is full."""
+_POSTGRESQL: dict[str, str | int] = {
+    "connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 5, "keepalives_interval": 5,
+    "keepalives_count": 2,
+}  # fmt: skip
 _LIMITS = "-c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
 """libpq's connection parameters. A process that was stopped inside a transaction must not block the others for ever,
-and a connection that went half-open must be noticed."""
+and a connection that went half-open must be noticed: by what is sent on it, and while an answer is waited for."""
 
 
 class Database:
@@ -165,7 +170,12 @@ class Database:
             raise DatabaseUnavailable(f"The database {self.url} does not exist yet.", hint="Run 'relengq db upgrade'.")
         try:
             with self._in_use(), self.engine.connect() as connection:
-                yield connection.execution_options(**options)
+                try:
+                    yield connection.execution_options(**options)
+                except DBAPIError as error:
+                    if _read_only(error):  # another server may be the one that is written to by now
+                        connection.invalidate(error)
+                    raise
         except (DBAPIError, PoolTimeout) as error:
             # SQLite has no class of its own for a file that is no database, or a damaged one.
             known = away(error) or type(error) is DatabaseError
@@ -173,19 +183,17 @@ class Database:
                 raise
             raise DatabaseUnavailable(*_explain(self, error)) from error
 
-    def now(self, session: Session) -> datetime:
-        """The database's time, so that leases do not depend on the clocks of many hosts."""
-        if self.sqlite:
-            return datetime.now(UTC)
-        moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
-        return moment.astimezone(UTC)
+    def now(self, session: Session | None = None) -> datetime:
+        """The database's time, so that leases do not depend on the clocks of many hosts.
 
-    def time(self) -> datetime:
-        """The same, for who has no session."""
+        Without a session, one of its own is used where the database has to be asked.
+        """
         if self.sqlite:
             return datetime.now(UTC)
-        with self.read() as session:
-            return self.now(session)
+        if session is not None:
+            return _clock(session)
+        with self.read() as own:
+            return _clock(own)
 
     def moment(self, later: timedelta = timedelta(0)) -> ColumnElement[datetime]:
         """The database's time, or so much ``later``, within the statement that is executed next."""
@@ -195,6 +203,11 @@ class Database:
         return now + later if later else now
 
 
+def _clock(session: Session) -> datetime:
+    moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment.astimezone(UTC)
+
+
 def in_utc(moment: datetime) -> datetime:
     """What a statement gave of ``Database.moment``."""
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -202,8 +215,13 @@ def in_utc(moment: datetime) -> datetime:
 
 def away(error: Exception) -> bool:
     """Whether an error says that the database is away or busy, and nothing of what was asked of it."""
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    return lost or isinstance(error, OperationalError | PoolTimeout)
+    if isinstance(error, OperationalError | PoolTimeout):
+        return True
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or _read_only(error))
+
+
+def _read_only(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == _READ_ONLY
 
 
 def insert(session: Session, table: type[DeclarativeBase] | Table) -> sqlite.Insert | postgresql.Insert:

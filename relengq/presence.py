@@ -131,6 +131,9 @@ class Presence:
                     row.stopping = stopping
         except RelengqError as error:
             _log.warning("presence.not_written", worker=self._node, error=str(error))
+        except Exception:
+            # A worker that seems to be dead, although it plays, would be the worse for it.
+            _log.exception("presence.fault", worker=self._node)
 
     def _revision(self) -> str | None:
         if time.monotonic() >= self._look_at:

@@ -63,7 +63,7 @@ class Installation:
 
     def now(self) -> datetime:
         """The database's time."""
-        return self.database.time()
+        return self.database.now()
 
 
 def _send(parcel: Parcel) -> None:

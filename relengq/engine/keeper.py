@@ -75,7 +75,8 @@ class Keeper:
     def _keep(self) -> None:
         pause = min(_ASK_SECONDS, self._lease / 4)
         while not self._over.wait(pause):
-            if self._reason is None:
+            # A play that has to stop for another reason may take its time to end, and to have its output written.
+            if self._reason is not Stop.LOST:
                 self._renew()
 
     def _renew(self) -> None:
@@ -90,6 +91,10 @@ class Keeper:
                 self._reason = Stop.LOST
         except DatabaseUnavailable as error:
             _log.warning("lease.database_away", run_id=self._claim.run_id, error=str(error))
+        except Exception:
+            # Whatever it is, it may be over before the lease is.
+            _log.exception("lease.fault", run_id=self._claim.run_id)
         else:
             self._renewed, self._slept = asked, slept
-            self._reason = Stop(reason) if reason else None
+            if self._reason is None and reason:
+                self._reason = Stop(reason)

@@ -17,7 +17,7 @@ def set_ahead(monkeypatch: pytest.MonkeyPatch, ahead: Callable[[], timedelta]) -
     """Let every database be ``ahead()`` of the time from now on."""
     now, moment = Database.now, Database.moment
 
-    def shifted_now(self: Database, session: Session) -> datetime:
+    def shifted_now(self: Database, session: Session | None = None) -> datetime:
         return now(self, session) + ahead()
 
     def shifted_moment(self: Database, later: timedelta = timedelta(0)) -> ColumnElement[datetime]:
