@@ -79,6 +79,7 @@ class Scheduler(celery.beat.Scheduler):
         try:
             pause = self._work()
         except DatabaseUnavailable as error:
+            self._clock.database_is_away()
             if self._is_new(str(error)):
                 _log.error("database.away", error=str(error))
             return STANDBY_SECONDS

@@ -141,7 +141,10 @@ class Settings(BaseSettings):
         description="For how long runs are kept after their end, with their inputs, steps, outputs and history.",
     )
     retention_keep: int = Field(
-        0, ge=0, description="How many finished runs of each workflow are kept, however young the others are; 0: all."
+        0,
+        ge=0,
+        description="How many finished runs of each workflow are kept, however young the others are; those that were "
+        "skipped do not count. 0: all.",
     )
     retention_keys: Kept = Field(
         90 * _DAY,

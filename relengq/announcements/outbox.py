@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -67,7 +68,12 @@ class Outbox:
     def __call__(self, session: Session) -> None:
         """Write what the moves of the transaction announce. Raises only what the database raises."""
         for move in _in_order(_moves(session, taken_moves(session))):
-            workflow = self._workflow(move.run)
+            try:
+                workflow = self._workflow(move.run)
+            except ValidationError:  # another version of relengq wrote it
+                _log.exception("announcement.bug", run_id=move.run.id, topic=move.kind)
+                self._failed(session, move, move.kind, "this version of relengq does not understand the run's workflow")
+                continue
             for item in _wanted(workflow, move):
                 self._announce(session, move, workflow, item)
 
@@ -87,6 +93,9 @@ class Outbox:
             if made is not None:
                 session.add(made)
             return
+        self._failed(session, move, topic, reason)
+
+    def _failed(self, session: Session, move: _Move, topic: str, reason: str) -> None:
         _log.warning("announcement.failed", run_id=move.run.id, topic=topic, error=reason)
         record(session, move.run, FAILED, now=move.line.at, note=f"{topic}: {reason}", step=move.step)
 

@@ -79,6 +79,10 @@ class Clock:
             self._broker_away = False
         self._retention.tick()
 
+    def database_is_away(self) -> None:
+        """Whoever calls ``tick`` found that the database cannot be reached."""
+        self._timekeeper.database_is_away()
+
     def _look_over_messages(self) -> bool:
         """Once a minute, hand on kept messages whose listener died before it did, and delete those of no use.
 
@@ -115,7 +119,7 @@ def _each(installation: Installation, action: str, run_ids: list[str], duty: Dut
             raise
         except Exception:
             _log.exception("clock.duty_failed", duty=action, run_id=run_id)
-            _one(installation, run_id, _give_up)
+            _break_off(installation, run_id)
 
 
 def _one(installation: Installation, run_id: str, duty: Duty) -> bool:
@@ -125,6 +129,15 @@ def _one(installation: Installation, run_id: str, duty: Duty) -> bool:
             return False
         duty(session, installation, run, installation.database.now(session))
         return True
+
+
+def _break_off(installation: Installation, run_id: str) -> None:
+    try:
+        _one(installation, run_id, _give_up)
+    except (BrokerUnavailable, DatabaseUnavailable):
+        raise
+    except Exception:
+        _log.exception("clock.run_not_broken_off", run_id=run_id)
 
 
 def _give_up(session: Session, installation: Installation, run: Run, now: datetime) -> None:

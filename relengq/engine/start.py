@@ -218,6 +218,8 @@ def _enter(
             return
         if busy:
             for other in _others(session, run):
+                if other.stop_as or other.result:
+                    continue  # it is about to end: to stop it twice would stop its ``finally`` too
                 cancel_in(session, installation, other, who=f"run {run.id}", now=now, note="replaced by a newer run")
     advance(session, installation, run, now, guarded=guarded)
 

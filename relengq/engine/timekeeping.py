@@ -23,11 +23,13 @@ _TOLERATED = 0.1
 """A jump of this part of a lease does no harm: a worker gives up well before its lease runs out."""
 _DRIFT = 0.001
 """By this part of the time between two looks the clocks of two hosts may drift apart, without anybody setting one."""
+_AFTER_OUTAGE = 10.0
+"""Seconds for which a worker that could not reach the database either may still tell what became of its play."""
 _log = structlog.get_logger(__name__)
 
 
 class Timekeeper:
-    """Notices that the database's time was set, and puts right what depends on it."""
+    """Notices that the database's time was set, or that it was away, and puts right what depends on it."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -39,6 +41,10 @@ class Timekeeper:
     def judges_leases(self) -> bool:
         """Whether a lease that seems to have run out has done so: not until every living worker has renewed its own."""
         return time.monotonic() >= self._judged_from
+
+    def database_is_away(self) -> None:
+        """Leases run out meanwhile, and whoever holds one cannot renew it, or say that its play has ended well."""
+        self._judged_from = max(self._judged_from, time.monotonic() + _AFTER_OUTAGE)
 
     def look(self) -> None:
         """Compare both times. May raise DatabaseUnavailable."""
@@ -52,7 +58,7 @@ class Timekeeper:
             return
         _log.warning("database.time_was_set", seconds=round(jump))
         if jump > 0:
-            self._judged_from = after + self._lease
+            self._judged_from = max(self._judged_from, after + self._lease)
         else:
             self._put_back(now, timedelta(seconds=-jump))
 

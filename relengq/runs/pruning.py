@@ -68,7 +68,7 @@ class Policy:
     events: float
     runs: float
     keep: int
-    """How many finished runs; 0: all."""
+    """How many finished runs, of which those that were skipped do not count; 0: all."""
 
     def seconds(self, what: What) -> float:
         """For how long one kind is kept."""
@@ -137,7 +137,8 @@ def _old(session: Session, workflow: str, what: What, policy: Policy, now: datet
         before = now - timedelta(seconds=seconds)
         found.append(and_(Run.finished_at < before, Run.id < new_id(before + _MARGIN)[:_TIME_CHARACTERS]))
     if what is What.RUNS and policy.keep:
-        finished = select(Run.id).where(Run.workflow == workflow, Run.finished_at.is_not(None))
+        counted = (Run.finished_at.is_not(None), Run.state != RunState.SKIPPED)
+        finished = select(Run.id).where(Run.workflow == workflow, *counted)
         surplus = session.scalar(finished.order_by(Run.id.desc()).offset(policy.keep).limit(1))
         if surplus is not None:
             found.append(Run.id <= surplus)

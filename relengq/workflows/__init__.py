@@ -126,7 +126,11 @@ class Retention(Part):
     logs: Kept | None = Field(None, description="The output of steps. 0: for ever.")
     events: Kept | None = Field(None, description="What each Ansible task did on each host. 0: for ever.")
     runs: Kept | None = Field(None, description="The runs themselves. 0: for ever.")
-    keep: int | None = Field(None, ge=0, description="How many finished runs, however young the others are. 0: all.")
+    keep: int | None = Field(
+        None,
+        ge=0,
+        description="How many finished runs, however young the others are; skipped ones do not count. 0: all.",
+    )
 
 
 class Retry(Part):

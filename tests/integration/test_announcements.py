@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from relengq.announcements import bodies
 from relengq.announcements.outbox import FAILED
@@ -20,7 +21,7 @@ from relengq.engine.advance import Advance
 from relengq.engine.rerun import rerun
 from relengq.engine.start import Trigger
 from relengq.models import Announcement, Attempt, Run, Step
-from relengq.runs import lookup
+from relengq.runs import definitions, lookup
 from relengq.runs.moves import move_run
 from relengq.states import RunState
 from relengq.testing import Bench
@@ -366,3 +367,23 @@ def test_a_body_that_does_not_fit_its_schema_is_found(make_bench: MakeBench) -> 
         with pytest.raises(jsonschema.ValidationError):
             RunStartedV1(body={key: value for key, value in body.items() if key != missing}).validate()
     RunStartedV1(body={**body, "added_later": 1}).validate()
+
+
+def test_a_run_whose_workflow_is_of_another_version_ends_and_stops_no_clock(make_bench: MakeBench) -> None:
+    bench = make_bench(gate="steps: [{name: go, approval: {timeout: 1h}}]", two=TWO)
+    strange, other = bench.start("gate"), bench.start("two")
+    with bench.installation.database.write() as session:
+        run = session.get_one(Run, strange)
+        run.definition.body = {**run.definition.body, "of_a_later_version": True}
+        session.execute(update(Step).where(Step.run_id == strange).values(due_at=run.created_at))
+        session.execute(update(Attempt).where(Attempt.run_id == other).values(sent_at=None))
+    bench.sent.clear()
+    definitions._read.clear()
+    later = make_bench()
+    with capture_logs():
+        later.tick()
+    assert later.run(strange).state == "failed"
+    assert len(later.sent) == 1, "and the clock has sent what was to be sent"
+    assert {str(note).partition(": ")[2] for note in failures(later, strange)} == {
+        "this version of relengq does not understand the run's workflow"
+    }

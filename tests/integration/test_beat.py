@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 from celery import Celery
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from relengq import migrations
 from relengq.beat import Scheduler
@@ -22,12 +22,14 @@ from relengq.database import Database
 from relengq.engine.installation import Installation
 from relengq.engine.leadership import CLOCK, leader
 from relengq.errors import DatabaseUnavailable
-from relengq.models import Run, ScheduleFire
+from relengq.models import Attempt, Run, ScheduleFire
 from relengq.settings import Settings
+from relengq.testing import Bench
 from tests.support.processes import Process
 from tests.support.servers import PostgreSQLServer, RedisServer, running, short_directory
 from tests.support.waiting import busy, wait_until
 
+MakeBench = Callable[..., Bench]
 EVERY_SECOND = "fast: {workflow: hello, every: 1s, catch_up: all}\n"
 """Each second is owed, also those in which no clock was running."""
 
@@ -199,19 +201,20 @@ def test_a_database_that_is_away_is_said_once_and_nothing_is_lost(site: Path, re
                 world.installation.database.close()
 
 
+class _Away(Database):
+    def read(self) -> object:  # type: ignore[override]
+        raise DatabaseUnavailable("The database is away.")
+
+    write = read  # type: ignore[assignment]
+
+
 def test_trouble_is_said_once(site: Path, sqlite_url: str) -> None:
     installation = Installation(Settings.load(site), Database(sqlite_url))
     scheduler = Scheduler(Celery("quiet"), installation=installation)
 
-    class Away(Database):
-        def read(self) -> object:  # type: ignore[override]
-            raise DatabaseUnavailable("The database is away.")
-
-        write = read  # type: ignore[assignment]
-
     with structlog.testing.capture_logs() as logs:
         scheduler.tick()
-        there, installation.database = installation.database, Away(sqlite_url)
+        there, installation.database = installation.database, _Away(sqlite_url)
         scheduler._renewed = 0.0
         for _ in range(3):
             assert scheduler.tick() > 0
@@ -224,6 +227,25 @@ def test_trouble_is_said_once(site: Path, sqlite_url: str) -> None:
     assert said.count("database.away") == 1
     assert said.count("clock.recovered") == 1
     assert said.index("database.away") < said.index("clock.recovered")
+
+
+def test_who_held_a_lease_when_the_database_went_away_may_tell_first(make_bench: MakeBench) -> None:
+    """Whoever could not be reached either, its lease may have run out, and its play may have ended well."""
+    bench = make_bench()
+    run_id = bench.start("hello")
+    held = bench.claim()
+    assert held is not None
+    with bench.installation.database.write() as session:
+        session.execute(update(Attempt).values(lease_until=bench.installation.database.now(session)))
+    scheduler = Scheduler(Celery("quiet"), installation=bench.installation)
+    there = bench.installation.database
+    bench.installation.database = _Away(there.url.render_as_string(hide_password=False))
+    assert scheduler.tick() > 0
+    bench.installation.database = there
+    scheduler.tick()
+    scheduler.close()
+    bench.finish(held)
+    assert bench.run(run_id).state == "succeeded"
 
 
 def test_a_standby_does_nothing_until_the_leader_gives_up(site: Path, sqlite_url: str) -> None:

@@ -354,6 +354,28 @@ def test_a_busy_group_skips_or_replaces(make_bench: MakeBench) -> None:
     assert bench.run(new).reason is None
 
 
+def test_a_run_that_is_replaced_already_ends_as_it_would(make_bench: MakeBench) -> None:
+    """A second newer run does not stop what the first one left to it."""
+    bench = make_bench(
+        push="concurrency: {group: g, when_busy: cancel-running}\n"
+        "steps: [{name: one, playbook: hello.yml}]\nfinally: [{name: clean, playbook: hello.yml}]\n"
+    )
+    old = bench.start("push")
+    one = bench.claim()
+    assert one is not None
+    bench.start("push")
+    bench.finish(one, state="cancelled")
+    clean = bench.claim()
+    assert clean is not None
+    newest = bench.start("push")
+    (attempt,) = bench.run(old).steps[1].attempts
+    assert (attempt.state, attempt.stop_reason) == ("running", None)
+    bench.finish(clean)
+    assert bench.steps(old) == {"one": "cancelled", "clean": "succeeded"}
+    bench.play()
+    assert bench.run(newest).state == "running"
+
+
 def test_a_key_starts_once(make_bench: MakeBench) -> None:
     bench = make_bench(chain=CHAIN)
     trigger = Trigger("message", "bus", key="m" * 300)

@@ -169,6 +169,18 @@ def test_so_many_runs_are_kept_however_young(bench: Bench) -> None:
     assert ids(bench) == [*made[3:], running]
 
 
+def test_runs_that_were_skipped_push_no_others_out(make_bench: MakeBench) -> None:
+    bench = make_bench(flow="concurrency: {group: g, when_busy: skip}\nsteps: [{name: one, playbook: hello.yml}]\n")
+    failed, succeeded = bench.start("flow"), ""
+    bench.play(state="failed", message="no disk")
+    succeeded = bench.start("flow")
+    bench.play()
+    running = bench.start("flow")
+    skipped = [bench.start("flow") for _ in range(5)]
+    prune(bench, keep=2)
+    assert ids(bench) == [failed, succeeded, running, *skipped]
+
+
 def test_what_is_needed_stays(bench: Bench, calendar: Calendar) -> None:
     calendar.days = -100
     origin = finished(bench, state="failed")
