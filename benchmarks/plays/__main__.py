@@ -41,7 +41,7 @@ class Sizes:
     outputs: int = 5
     lines: int = 100
     idle: float = 60.0
-    plays: int = 300
+    plays: int = 10_000
     composes: int = 3
     defaults: int = 5
 
@@ -61,7 +61,7 @@ PARTS: dict[str, Part] = {
     "wide": lambda place, sizes: wide.measure(place, sizes.hosts, sizes.tasks, sizes.wide),
     "output": lambda place, sizes: output.measure(place, sizes.megabytes, sizes.outputs),
     "follow": lambda place, sizes: _one(follow.measure(place, sizes.lines)),
-    "idle": lambda place, sizes: _one(idle.processor(place, sizes.idle)),
+    "idle": lambda place, sizes: idle.measure(place, sizes.idle),
     "starts": lambda place, sizes: starts.measure(place, sizes.turns),
     "defaults": lambda place, sizes: defaults.measure(place, sizes.hosts, sizes.defaults),
     "memory": lambda place, sizes: idle.memory(place, sizes.plays),

@@ -15,33 +15,36 @@ from benchmarks.plays.place import DEBUG, Place
 
 TARGET = 1.0
 GROWTH_TARGET = 10.0
+IDLE_GROWTH_TARGET = 2.0
 _AT_ONCE = 20
 _SETTLE = 10.0
 """Seconds after which plays that were measured before are forgotten."""
 
 
-def processor(place: Place, seconds: float, looks: int = 10) -> Figure:
-    """The share of one core that all processes of ``relengq up`` use, the broker among them."""
+def measure(place: Place, seconds: float, looks: int = 10) -> Iterator[Figure]:
+    """The share of one core that all processes of ``relengq up`` use, the broker among them, and what they grow by."""
     time.sleep(min(5 * seconds, _SETTLE))
     shares = []
+    sizes = [resident(place.processes()) / MEGABYTE]
     for _ in range(looks):
         before, begun = _used(place), time.monotonic()
         time.sleep(seconds / looks)
         after, took = _used(place), time.monotonic() - begun
-        # What has ended meanwhile was left over from a play.
         used = sum(after[pid] - before.get(pid, 0.0) for pid in after)
         shares.append(100 * used / took)
+        sizes.append(resident(place.processes()) / MEGABYTE)
     how = f"all of relengq up, for {seconds:g} s"
-    return Figure("idle, share of a core", how, shares, sum(shares) / len(shares), "%", TARGET)
+    yield Figure("idle, share of a core", how, shares, sum(shares) / len(shares), "%", TARGET)
+    yield Figure("idle, memory", f"growth, {how}", sizes, sizes[-1] - sizes[0], "MB", IDLE_GROWTH_TARGET)
 
 
 def _used(place: Place) -> dict[int, float]:
-    """Seconds of the processor that each process of the system has used so far."""
+    """Seconds of the processor that each process of the system has used so far, and its children that have ended."""
     used = {}
     for process in place.processes():
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            used[process.pid] = times.user + times.system
+            used[process.pid] = times.user + times.system + times.children_user + times.children_system
     return used
 
 

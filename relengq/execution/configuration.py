@@ -46,7 +46,7 @@ class AnsibleConfiguration:
             if not path.is_file():
                 raise AttemptFault(f"The Ansible configuration {path} does not exist on this worker.")
             return cls._read(path)
-        home = Path("~/.ansible.cfg").expanduser()
+        home = Path(environment.get("HOME") or Path.home(), ".ansible.cfg")
         for path in (playbooks / "ansible.cfg", home, Path("/etc/ansible/ansible.cfg")):
             if path.is_file():
                 return cls._read(path)

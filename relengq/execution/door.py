@@ -23,7 +23,7 @@ from relengq.execution.private import private_directory
 from relengq.execution.processes import Guard, end_leftovers
 from relengq.execution.reading import Reading
 from relengq.execution.runner import Running
-from relengq.execution.servers import Wanted, offer, tell_if_declined
+from relengq.execution.servers import Answer, Wanted, offer
 from relengq.pools import human_size
 from relengq.states import AttemptState
 
@@ -53,7 +53,8 @@ def play(
             made = Running(command, private)
             wanted = Wanted(command.arguments[0], made.environment, command.directory, private)
             offered = offer(order.warm, wanted)
-            guard = Guard(private, command.arguments, host().plan(order.guard, order.memory, warm=offered))
+            warm = offered.socket if offered else None
+            guard = Guard(private, command.arguments, host().plan(order.guard, order.memory, warm=warm))
             pipe = EventPipe(private)
             lifeline = Lifeline(private, until)
         except OSError as error:
@@ -62,11 +63,10 @@ def play(
             reading = Reading(running.reader, pipe, running.ended, events, sink, mask)
             try:
                 reading.start()
-                ending = _supervise(order, running, reading, stop, lifeline)
+                ending = _supervise(order, running, reading, stop, lifeline, Answer(offered, private, order.label))
             finally:
                 _end(running, guard, private)
             reading.join()
-        tell_if_declined(offered, private, order.label)
         if reading.fault is not None:
             raise reading.fault
         if ending is None and guard.exceeded:
@@ -75,7 +75,12 @@ def play(
 
 
 def _supervise(
-    order: PlayOrder, running: Running, reading: Reading, stop: Callable[[], Stop | None], lifeline: Lifeline
+    order: PlayOrder,
+    running: Running,
+    reading: Reading,
+    stop: Callable[[], Stop | None],
+    lifeline: Lifeline,
+    answer: Answer,
 ) -> AttemptState | None:
     """Wait for the end of the play: None when it ended by itself."""
     deadline = None if order.timeout is None else time.monotonic() + order.timeout
@@ -87,6 +92,8 @@ def _supervise(
         if deadline is not None and time.monotonic() >= deadline:
             return AttemptState.TIMED_OUT
         lifeline.put_off()
+        answer.look()
+    answer.look()
     # A guard that ended the play, because this process stood still, did so for a reason that is known here as well.
     reason = stop() if running.return_code < 0 else None
     return AttemptState(reason.value) if reason else None

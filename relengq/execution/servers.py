@@ -61,6 +61,15 @@ class Warm:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """A server that may start a play."""
+
+    socket: str
+    server: str
+    """Which one: another one may have its socket by the time that it turns out to be no good."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """A play before it starts, as far as it decides which server fits."""
 
@@ -76,8 +85,8 @@ _told: set[str] = set()
 """Reasons for plain plays that have been logged."""
 
 
-def offer(warm: Warm | None, wanted: Wanted) -> str | None:
-    """The socket of the server that may start a play, or None: it is played by the plain command.
+def offer(warm: Warm | None, wanted: Wanted) -> Offer | None:
+    """The server that may start a play, or None: it is played by the plain command.
 
     Starts the server when there is none; it is asked while it loads. Raises nothing: there is the plain command.
     """
@@ -98,29 +107,42 @@ def offer(warm: Warm | None, wanted: Wanted) -> str | None:
     except OSError as error:
         _tell(f"no server can be started in {warm.directory}: {error.strerror}")
         return None
-    return str(server.socket)
+    return Offer(str(server.socket), server.identity)
 
 
-def tell_if_declined(offered: str | None, private: Path, label: str) -> None:
-    """Log why a play was started by the plain command although a server was offered; each reason once.
+class Answer:
+    """What came of an offer: the play may have been started by the plain command all the same."""
 
-    A server that did not say why is ended, so that a later play gets another one.
-    """
-    if offered is None:
-        return
-    try:
-        kind, _, reason = (private / "cold").read_text("utf-8", errors="replace").partition("\n")
-    except OSError:
-        return
-    _tell(reason, label)
-    if kind == FAILED:
-        socket_file = Path(offered)
-        _Server(socket_file.parent, socket_file.stem).end(signal.SIGKILL)
+    def __init__(self, offered: Offer | None, private: Path, label: str) -> None:
+        self._offered = offered
+        self._file = private / "cold"
+        self._label = label
+
+    def look(self) -> None:
+        """Log why, each reason once; a server that did not say why is ended, so that a later play gets another one."""
+        if self._offered is None:
+            return
+        try:
+            kind, _, reason = self._file.read_text("utf-8", errors="replace").partition("\n")
+        except OSError:
+            return
+        _tell(reason, self._label)
+        if kind == FAILED:
+            socket_file = Path(self._offered.socket)
+            server = _Server(socket_file.parent, socket_file.stem)
+            if server.identity == self._offered.server:
+                server.end(signal.SIGKILL)
+        self._offered = None
 
 
 def running(directory: Path) -> list[int]:
     """The process ids of a pool's servers on this host."""
     return sorted(pid for server in _servers(directory) if (pid := server.pid()) is not None)
+
+
+def refusals(directory: Path) -> list[str]:
+    """Why servers that run on this host start no plays."""
+    return sorted({server.refusal for server in _servers(directory) if server.pid() is not None and server.refusal})
 
 
 class _Declined(Exception):
@@ -149,6 +171,7 @@ class _Server:
         self._state = directory / f"{key}.server"
         self._printed = directory / f"{key}.log"
         self._scratch = directory / f"{key}.play"
+        self._refusal = directory / f"{key}.refusal"
 
     def pid(self) -> int | None:
         """Its process id, None when it does not run."""
@@ -158,6 +181,20 @@ class _Server:
         except (OSError, ValueError, IndexError):
             return None
         return pid if os.fsencode(self._scratch) in words else None
+
+    @property
+    def identity(self) -> str:
+        """What no other server has, before it or after it; empty when there is none."""
+        with suppress(OSError):
+            return self._state.read_text("ascii")
+        return ""
+
+    @property
+    def refusal(self) -> str:
+        """Why it starts no plays; empty when it does."""
+        with suppress(OSError):
+            return self._refusal.read_text("utf-8", errors="replace")
+        return ""
 
     def asked(self) -> bool:
         """Note that it is asked for a play. False when it does not run."""
@@ -215,7 +252,7 @@ class _Server:
 
     def forget(self) -> None:
         """Remove the files of one that does not run."""
-        for path in (self._state, self.socket, self._printed):
+        for path in (self._state, self.socket, self._printed, self._refusal):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
 

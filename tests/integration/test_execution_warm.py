@@ -8,11 +8,13 @@ import os
 import pty
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -315,6 +317,28 @@ def test_a_server_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     wait_until(lambda: servers.running(tmp_path / "warm") == [])
 
 
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_ended_while_the_play_goes_on_and_no_other_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "RESTART_SECONDS", 0.0)
+    project = Project(tmp_path, Warm(tmp_path / "warm", os.getpid()))
+    project.tasks("- debug:\n")
+    project.play()
+    (server,) = servers.running(tmp_path / "warm")
+    os.kill(server, signal.SIGSTOP)
+    gate = tmp_path / "gate"
+    project.tasks(f"- wait_for: {{path: {gate}, sleep: 1}}\n", name="long.yml")
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(project.play, playbook="long.yml")
+        wait_until(lambda: servers.running(tmp_path / "warm") == [], 60, "the server is ended at once")
+        project.play()
+        (replaced,) = servers.running(tmp_path / "warm")
+        gate.touch()
+        assert long.result()[0].state is AttemptState.SUCCEEDED
+    assert servers.running(tmp_path / "warm") == [replaced]
+
+
 def test_a_directory_that_cannot_be_written_means_the_plain_command(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     project = Project(tmp_path, Warm(tmp_path / "file" / "warm", os.getpid()))
@@ -350,6 +374,89 @@ def test_a_log_file_is_written_by_each_play_where_it_is_then(own: Site, tmp_path
         assert fine(own, tmp_path / f"play-{number}") is None
         assert "PLAY RECAP" in log.read_text()
         log.rename(tmp_path / "ansible.log.1")
+
+
+def test_a_log_that_cannot_be_written_any_more_is_said_by_the_plain_command(own: Site, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    own.environment["ANSIBLE_LOG_PATH"] = str(logs / "ansible.log")
+    assert fine(own, tmp_path / "play-1") is None
+    shutil.rmtree(logs)
+    assert fine(own, tmp_path / "play-2") == f"the log {logs}/ansible.log cannot be written"
+
+
+CALLBACK = """\
+import tempfile
+
+from ansible.plugins.callback import CallbackBase
+
+
+class Closing:
+    def __init__(self, path):
+        self.path = path
+
+    def __del__(self):
+        open(self.path, "w").write("closed")
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "notes"
+
+    def __init__(self):
+        super().__init__()
+        self.notes = open("{notes}", "a")
+        self.temporary = tempfile.NamedTemporaryFile(dir="{directory}", suffix=".temporary")
+        self.closing = Closing("{directory}/closed")
+
+    def v2_playbook_on_stats(self, stats):
+        self.notes.write("end\\n")
+"""
+
+
+def test_what_a_plugin_leaves_to_the_end_of_python_is_done(own: Site, tmp_path: Path) -> None:
+    """It writes without closing, has a temporary file, and says goodbye in its ``__del__``."""
+    notes = tmp_path / "notes"
+    own.file("callback_plugins/notes.py", CALLBACK.replace("{notes}", str(notes)).replace("{directory}", str(tmp_path)))
+    own.environment["ANSIBLE_CALLBACKS_ENABLED"] = "notes"
+    assert fine(own, tmp_path / "play-1") is None
+    assert notes.read_text() == "end\n"
+    assert list(tmp_path.glob("*.temporary")) == []
+    assert (tmp_path / "closed").read_text() == "closed"
+
+
+def test_a_thread_of_what_ansible_loads_is_a_reason_for_the_plain_command(own: Site, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "sitecustomize.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    own.environment["PYTHONPATH"] = str(library)
+    wait_until(lambda: "started a thread" in (fine(own, tmp_path / f"play-{time.monotonic_ns()}") or ""))
+    assert "has started a thread" in servers.refusals(own.warm.directory)[0]
+
+
+def test_a_module_of_the_site_may_be_called_as_one_of_ours(own: Site, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "guard.py").write_text("WORD = 'their own'\n")
+    own.environment["PYTHONPATH"] = str(library)
+    own.file("filter_plugins/word.py", "import guard\n\nclass FilterModule:\n    def filters(self):\n"
+             "        return {'word': lambda _: guard.WORD}\n")  # fmt: skip
+    own.file("word.yml", '- hosts: localhost\n  gather_facts: false\n  tasks: [{debug: {msg: "{{ 1 | word }}"}}]\n')
+    wait_until(lambda: fine(own, tmp_path / f"play-{time.monotonic_ns()}") is None)
+    started = own.start(tmp_path / "play-1", "word.yml", stdout=subprocess.PIPE)
+    out, _ = started.process.communicate()
+    assert started.cold() is None
+    assert b"their own" in out
+
+
+def test_a_configuration_in_a_home_of_the_pool_s_own_holds_once_it_is_there(own: Site, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    own.environment["HOME"] = str(home)
+    assert fine(own, tmp_path / "play-1") is None
+    (home / ".ansible.cfg").write_text("[defaults]\nverbosity = 1\n")
+    assert fine(own, tmp_path / "play-2") == f"{home}/.ansible.cfg has changed"
 
 
 def test_the_server_knows_nothing_of_the_values_that_plays_get(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Site:
         offered = offer(self.warm, Wanted(ANSIBLE, environment, directory, private)) if warm else None
         assert bool(offered) is warm
         local = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-        guard = Guard(private, [ANSIBLE, *local, *words], host().plan(warm=offered))
+        guard = Guard(private, [ANSIBLE, *local, *words], host().plan(warm=offered.socket if offered else None))
         given: dict[str, object] = {"cwd": directory, "env": environment, **more}
         return Started(guard, subprocess.Popen(guard.command, **given), private)  # type: ignore[call-overload]
 

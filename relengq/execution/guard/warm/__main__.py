@@ -7,15 +7,21 @@ of ``ansible-playbook``; and a directory of its own.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 if __name__ == "__main__":
-    # By hand, as in the guard's own __main__. What stands above these packages is no business of Ansible's imports.
-    above = __file__.rpartition("/")[0].rpartition("/")[0].rpartition("/")[0]
-    given = list(sys.path)
-    sys.path.append(above)
-    __package__ = "guard.warm"
+    # By hand, and under a name that nothing else has: plays are to find neither what stands above this package, nor
+    # this package where they look for another one of its name.
+    place = __file__.rpartition("/")[0].rpartition("/")[0]
+    spec = importlib.util.spec_from_file_location(
+        "_relengq_guard", f"{place}/__init__.py", submodule_search_locations=[place]
+    )
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{place} cannot be loaded")
+    package = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    __package__ = "_relengq_guard.warm"
     from .server import main
 
-    sys.path[:] = given
     main(sys.argv[1:])

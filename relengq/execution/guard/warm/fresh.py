@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
+import gc
 import importlib
 import io
 import logging
@@ -38,6 +40,7 @@ def _ansible_playbook() -> None:
 
 def _python(arguments: list[str]) -> None:
     sys.argv[:] = arguments
+    sys.modules["__main__"].__package__ = None
     sys.stdin = sys.__stdin__ = _stream(0, "stdin", sys.stdin)  # type: ignore[misc, assignment]
     sys.stdout = sys.__stdout__ = _stream(1, "stdout", sys.stdout)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = _stream(2, "stderr", sys.stderr)  # type: ignore[misc, assignment]
@@ -95,6 +98,24 @@ def _unique_ids(module: ModuleType) -> None:
     vars(module).update(cur_id=0, random_int=os.urandom(4).hex())
 
 
+def _has_foreign_code() -> bool:
+    """Whether anything was imported that is neither Python's, nor installed beside Ansible, nor ours."""
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    known = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, ours))
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return any(file and not file.startswith(known) and file != sys.argv[0] for file in files)
+
+
+def _flush_files() -> None:
+    """Write what is left in files that are open still, as Python does at its end; those of the server are frozen."""
+    found = gc.get_objects()
+    for kind in (io.TextIOWrapper, io.BufferedIOBase):
+        for each in found:
+            if issubclass(type(each), kind):
+                with suppress(OSError, ValueError):  # it is closed, or nobody reads it any more
+                    each.flush()
+
+
 def _ended_with(what: Callable[[], None]) -> int:
     """Call it. Returns the exit code with which Python would end; a signal's number as a negative one."""
     try:
@@ -111,10 +132,16 @@ def _ended_with(what: Callable[[], None]) -> int:
 
 
 def _end(code: int) -> None:
-    """End as Python ends, but for what it does to the memory, which the kernel does faster."""
+    """End as Python ends, but for what it does to the memory, which the kernel does faster.
+
+    With a plugin of the site's, it is Python that ends: what the plugin made may count on being finalised.
+    """
     with suppress(Exception):
         threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
     atexit._run_exitfuncs()  # noqa: SLF001
+    if code >= 0 and _has_foreign_code():
+        ctypes.pythonapi.Py_Exit(code)
+    _flush_files()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not stream.closed:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import resource
 import select
@@ -120,9 +121,17 @@ def _unlike(request: Request, around: Surroundings, kept: set[int]) -> str | Non
             return f"it was started with another {name} in its environment"
     if any(number > 2 and number in kept for number in request.numbers):
         return "a descriptor of the play is in use here"
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and not _can_be_written(handler.baseFilename):
+            return f"the log {handler.baseFilename} cannot be written"
     if os.geteuid() and _wants_more(request):
         return "it has lower limits than the worker has now"
     return None
+
+
+def _can_be_written(path: str) -> bool:
+    """Ansible's own condition for a log."""
+    return (os.path.exists(path) and os.access(path, os.W_OK)) or os.access(os.path.dirname(path), os.W_OK)
 
 
 def _wants_more(request: Request) -> bool:

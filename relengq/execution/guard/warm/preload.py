@@ -101,6 +101,9 @@ def _core() -> Part:
     constants = importlib.import_module("ansible.constants")
     files = [constants.CONFIG_FILE, *_beside("ansible", "config/base.yml", "config/ansible_builtin_runtime.yml")]
     part.files += [each for each in files if each]
+    if "ANSIBLE_CONFIG" not in os.environ:
+        # Where Ansible looks for its configuration: one that comes to be may be the one that counts.
+        part.files += ["ansible.cfg", os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]
     part.refusal = _REFUSAL if said() else None
     return part
 

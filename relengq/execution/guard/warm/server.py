@@ -24,6 +24,9 @@ IDLE_SECONDS = 900.0
 """A server that nobody has asked for anything for so long ends."""
 _LOOK_SECONDS = 30.0
 """How often an idle server looks whether what it has loaded has changed."""
+REFUSING_SECONDS = 300.0
+"""After so long a server that can start no play ends: the next one may have better luck."""
+_THREADS = "something that Ansible loads has started a thread, which plays would be without"
 
 
 def main(words: list[str]) -> None:
@@ -32,9 +35,10 @@ def main(words: list[str]) -> None:
     program = os.path.join(directory, PROGRAM)
     os.makedirs(scratch, mode=0o700, exist_ok=True)
     try:
-        server = _Server(socket.socket(fileno=int(listener)), os.pidfd_open(int(owner)), program, scratch)
+        stem = os.path.splitext(state)[0]
+        server = _Server(socket.socket(fileno=int(listener)), os.pidfd_open(int(owner)), stem, program, scratch)
         server.serve()
-        _leave_nothing(state)
+        _leave_nothing(stem)
     except ProcessLookupError:
         pass  # the owner has gone already
     except BaseException:
@@ -45,16 +49,18 @@ def main(words: list[str]) -> None:
         os._exit(0)
 
 
-def _leave_nothing(state: str) -> None:
+def _leave_nothing(stem: str) -> None:
     """Remove the files of a server that ended as it should. Without its state nobody waits until another is started."""
-    for suffix in (".socket", ".log", ".server"):
+    for suffix in (".socket", ".log", ".refusal", ".server"):
         with suppress(OSError):
-            os.unlink(os.path.splitext(state)[0] + suffix)
+            os.unlink(stem + suffix)
 
 
 class _Server:
-    def __init__(self, listener: socket.socket, owner: int, program: str, scratch: str) -> None:
+    def __init__(self, listener: socket.socket, owner: int, stem: str, program: str, scratch: str) -> None:
         self._listener = listener
+        self._stem = stem
+        """What its files are called, without their suffixes."""
         self._owner = owner
         self._around = Surroundings(program, scratch, dict(os.environ), Watched())
         self._stages = self._load(program)
@@ -62,7 +68,7 @@ class _Server:
         self._stop = False
         self._signals, self._waker = _wake()
         self._plays: set[int] = set()
-        self._asked = self._looked = time.monotonic()
+        self._asked = self._looked = self._began = time.monotonic()
 
     def serve(self) -> None:
         """Do it all. A play that runs goes on without the server."""
@@ -91,26 +97,37 @@ class _Server:
         for part in stages(program):
             watched.add_modules()
             watched.add(part.files)
-            self._around.refusal = self._around.refusal or part.refusal
+            threads = _THREADS if len(os.listdir("/proc/self/task")) > 1 else None
+            self._refuse(part.refusal or threads)
             # What is there now is shared with all plays, and stays so when nobody looks at it for garbage.
             gc.collect()
             gc.freeze()
             yield part.name
 
+    def _refuse(self, reason: str | None) -> None:
+        """From now on, for the first reason, start no play; and leave a note of it for who asks what runs here."""
+        if reason is None or self._around.refusal is not None:
+            return
+        self._around.refusal = reason
+        with suppress(OSError), open(f"{self._stem}.refusal", "w", encoding="utf-8") as file:
+            file.write(reason)
+
     def _accept(self) -> None:
         self._asked = time.monotonic()
-        with suppress(OSError):  # whoever asked may have gone
+        with suppress(OSError):  # whoever asked may have gone, or there is no room for another process
             connection, _ = self._listener.accept()
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
-            pid = os.fork()
-            if not pid:
-                for descriptor in (self._owner, self._signals, self._waker):
-                    os.close(descriptor)
-                self._listener.close()
-                serve(connection, self._around)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            connection.close()
-            self._plays.add(pid)
+            with connection:
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
+                try:
+                    pid = os.fork()
+                    if not pid:
+                        for descriptor in (self._owner, self._signals, self._waker):
+                            os.close(descriptor)
+                        self._listener.close()
+                        serve(connection, self._around)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                self._plays.add(pid)
 
     def _collect(self) -> None:
         for pid in list(self._plays):
@@ -130,7 +147,8 @@ class _Server:
             return
         self._looked = now
         idle = not self._plays and now - self._asked > IDLE_SECONDS
-        self._stop = self._stop or idle or self._around.watched.changed() is not None
+        useless = self._around.refusal is not None and now - self._began > REFUSING_SECONDS
+        self._stop = self._stop or idle or useless or self._around.watched.changed() is not None
 
 
 def _wake() -> tuple[int, int]:
