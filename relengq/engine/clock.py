@@ -56,9 +56,9 @@ class Clock:
     def tick(self) -> None:
         """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
         installation = self._installation
-        self._timekeeper.look()
+        now = self._timekeeper.look()
         with installation.database.read() as session:
-            due = look(session, installation.database.now(session))
+            due = look(session, now)
         if self._timekeeper.judges_leases:
             _each(installation, "attempts.lost", due.dead_leases, _find_lost)
         _each(installation, "waits.timed_out", due.expired_waits, _end_waits)
@@ -112,14 +112,21 @@ class Clock:
 def _each(installation: Installation, action: str, run_ids: list[str], duty: Duty) -> None:
     """Do a duty for each run in a transaction of its own. One that cannot be done ends its run, and stops no other."""
     for run_id in run_ids:
-        try:
-            if _one(installation, run_id, duty):
-                _log.info(action, run_id=run_id)
-        except (BrokerUnavailable, DatabaseUnavailable):
-            raise
-        except Exception:
-            _log.exception("clock.duty_failed", duty=action, run_id=run_id)
-            _break_off(installation, run_id)
+        if not _tried(installation, action, run_id, duty):
+            _tried(installation, "clock.broken_off", run_id, _give_up)
+
+
+def _tried(installation: Installation, action: str, run_id: str, duty: Duty) -> bool:
+    """Do a duty for one run; returns whether it could be done, or had been done before."""
+    try:
+        if _one(installation, run_id, duty):
+            _log.info(action, run_id=run_id)
+    except (BrokerUnavailable, DatabaseUnavailable):
+        raise
+    except Exception:
+        _log.exception("clock.duty_failed", duty=action, run_id=run_id)
+        return False
+    return True
 
 
 def _one(installation: Installation, run_id: str, duty: Duty) -> bool:
@@ -129,15 +136,6 @@ def _one(installation: Installation, run_id: str, duty: Duty) -> bool:
             return False
         duty(session, installation, run, installation.database.now(session))
         return True
-
-
-def _break_off(installation: Installation, run_id: str) -> None:
-    try:
-        _one(installation, run_id, _give_up)
-    except (BrokerUnavailable, DatabaseUnavailable):
-        raise
-    except Exception:
-        _log.exception("clock.run_not_broken_off", run_id=run_id)
 
 
 def _give_up(session: Session, installation: Installation, run: Run, now: datetime) -> None:

@@ -46,21 +46,21 @@ class Timekeeper:
         """Leases run out meanwhile, and whoever holds one cannot renew it, or say that its play has ended well."""
         self._judged_from = max(self._judged_from, time.monotonic() + _AFTER_OUTAGE)
 
-    def look(self) -> None:
-        """Compare both times. May raise DatabaseUnavailable."""
+    def look(self) -> datetime:
+        """Compare both times. Returns the database's. May raise DatabaseUnavailable."""
         before = time.monotonic()
         now = self._installation.now()
         after = time.monotonic()
         since = after - self._seen[1] if self._seen else 0.0
         jump = self._jump(now, before, after)
         self._seen = now, before, after
-        if abs(jump) <= self._lease * _TOLERATED + since * _DRIFT:
-            return
-        _log.warning("database.time_was_set", seconds=round(jump))
-        if jump > 0:
-            self._judged_from = max(self._judged_from, after + self._lease)
-        else:
-            self._put_back(now, timedelta(seconds=-jump))
+        if abs(jump) > self._lease * _TOLERATED + since * _DRIFT:
+            _log.warning("database.time_was_set", seconds=round(jump))
+            if jump > 0:
+                self._judged_from = max(self._judged_from, after + self._lease)
+            else:
+                self._put_back(now, timedelta(seconds=-jump))
+        return now
 
     def _jump(self, now: datetime, before: float, after: float) -> float:
         """By how many seconds the database's time has moved on too far, or (negative) not far enough, at least."""

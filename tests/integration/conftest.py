@@ -22,6 +22,13 @@ def make_bench(site: Path, tmp_path: Path, database_url: str) -> Iterator[Callab
 
 
 @pytest.fixture
+def make_postgresql_bench(site: Path, tmp_path: Path, postgresql_url: str) -> Iterator[Callable[..., Bench]]:
+    """The same for what only PostgreSQL does."""
+    with _benches(site, tmp_path / "bench", postgresql_url) as make:
+        yield make
+
+
+@pytest.fixture
 def make_cli_bench(
     site: Path, tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Bench]]:

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -47,11 +46,8 @@ class Audience:
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, database_url: str) -> Iterator[Bench]:
-    (site / "playbooks/workflows/one.yml").write_text(ONE)
-    made = Bench(site, tmp_path / "bench", database_url)
-    yield made
-    made.close()
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench(one=ONE)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relengq.database import Database
+from relengq.engine.orders import warm_directory
 from relengq.errors import BrokerUnavailable
 from relengq.execution.means import Host
 from relengq.logs import Recorder
@@ -385,6 +387,22 @@ def test_doctor_says_which_pools_have_ansible_loaded(site: Path, bench: Bench, c
     (site / "workers/plain.yml").write_text("queues: [plain]\nansible: {warm: 'off'}\n")
     said = call("doctor", code=1).out
     assert "ok   warm Ansible: default: auto, no server runs here now; plain: off" in " ".join(said.split("\n"))
+
+
+def test_doctor_says_why_a_process_with_ansible_loaded_starts_no_plays(site: Path, bench: Bench, call: Caller) -> None:
+    directory = warm_directory(bench.installation, bench.installation.site.pools["default"])
+    directory.mkdir(parents=True)
+    (directory / "key.refusal").write_text("it printed something")
+    command = [sys.executable, "-c", "input()", str(directory / "key.play")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
+        (directory / "key.server").write_text(f"{server.pid} 0")
+        findings = call.json("doctor", code=1)["findings"]
+    assert isinstance(findings, list)
+    said = [(each["level"], each["message"]) for each in findings if each["subject"] == "warm Ansible"]
+    assert said == [
+        ("ok", "default: auto, servers that run here: 1"),
+        ("warn", "a server starts no plays: default: it printed something"),
+    ]
 
 
 def test_doctor_knows_dead_workers_and_other_revisions(bench: Bench, call: Caller) -> None:

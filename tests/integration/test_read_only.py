@@ -3,28 +3,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from relengq.engine.keeper import Keeper
 from relengq.errors import DatabaseUnavailable
 from relengq.testing import Bench
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.postgresql
 CHAIN = "steps: [{name: one, playbook: hello.yml}, {name: two, playbook: hello.yml}]\n"
 
 
 @pytest.fixture
-def bench(site: Path, tmp_path: Path, postgresql_url: str) -> Iterator[Bench]:
-    (site / "playbooks/workflows/chain.yml").write_text(CHAIN)
-    made = Bench(site, tmp_path / "bench", postgresql_url)
-    yield made
-    made.close()
+def bench(make_postgresql_bench: Callable[..., Bench]) -> Bench:
+    return make_postgresql_bench(chain=CHAIN)
 
 
 @pytest.fixture
@@ -61,12 +58,16 @@ def test_a_lease_outlives_it(bench: Bench, writable: Callable[[bool], None]) -> 
     bench.start("chain")
     held = bench.claim()
     assert held is not None
-    keeper = Keeper(bench.installation, held, since=0.0)
+    keeper = Keeper(bench.installation, held, since=time.monotonic())
     writable(False)
-    keeper._renew()
+    before = keeper.until()
+    with capture_logs() as logs:
+        keeper._renew()
+    assert [line["event"] for line in logs] == ["lease.database_away"]
+    assert keeper.until() == before
     writable(True)
     keeper._renew()
-    wait_until(lambda: keeper.until() > 1, what="the lease is renewed")
+    assert keeper.until() > before
     assert keeper.stop() is None
 
 

@@ -83,3 +83,10 @@ def test_forks_are_set_where_nobody_else_does(tmp_path: Path) -> None:
     assert silent.forks({}, 10) == {"ANSIBLE_FORKS": "10"}
     assert silent.forks({"ANSIBLE_FORKS": "3"}, 10) == {}
     assert silent.forks({}, None) == {}
+
+
+def test_a_home_that_the_pool_sets_is_the_one_that_is_looked_in(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.ansible.cfg").write_text("[defaults]\nforks = 7\n")
+    found = AnsibleConfiguration.find(tmp_path, {"HOME": str(tmp_path / "home")})
+    assert found.path == tmp_path / "home/.ansible.cfg"
