@@ -218,6 +218,7 @@ def installation(
         running.worker(**environment)
         running.clock()
         if on:
+            on.declare(TOPIC)  # what is sent before the listener is there waits for it
             listener(running, on.directory / "bus.toml")
         yield running, made
 
@@ -354,10 +355,9 @@ def test_with_postgresql_and_rabbitmq(
         heard = on.declare("#", queue=f"{on.queue}.heard")
 
         def send(messages: list[Message]) -> None:
-            wait_until(lambda: on.bound(messages[0].topic), LONG, "the listener listens")
             for message in messages:
                 on.send(message.topic, message.body, dict(message.headers), message_id=message.id)
-            wait_until(lambda: counts(running.installation)["parked"] == 1, LONG, running.logs())
+            wait_until(lambda: counts(running.installation)["parked"] == 1, LONG, running.logs)
 
         looked_for = canaries.wanted(made)
         with canaries.watched(looked_for) as shown:

@@ -164,7 +164,7 @@ def test_a_worker_that_is_stopped_at_once_hands_back_what_it_played(running: Sys
         worker.wait_for_log("shutdown", PATIENCE)
     wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
     assert ended(plays)
-    wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs())
+    wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs)
     assert running.attempts(run_id, "first")[0].message == "Its worker was stopped at once, and the play with it."
     other = running.worker("four", name="four-again")
     gates.open("first", "second")
@@ -184,7 +184,7 @@ def test_a_play_that_does_not_listen_to_signals_is_handed_back_all_the_same(runn
     worker.signal(signal.SIGTERM)
     wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
     assert ended(plays)
-    wait_until(lambda: running.attempts(run_id)[0].state == "interrupted", PATIENCE, running.logs())
+    wait_until(lambda: running.attempts(run_id)[0].state == "interrupted", PATIENCE, running.logs)
     gates.open("first")
     other = running.worker("four", name="four-again")
     running.wait(run_id, "succeeded")
@@ -201,7 +201,7 @@ def test_a_worker_is_stopped_while_the_broker_is_away(running: System, broker: R
     broker.kill()
     try:
         worker.signal(signal.SIGTERM)
-        wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs())
+        wait_until(lambda: running.attempts(run_id, "first")[0].state == "interrupted", PATIENCE, running.logs)
         wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
     finally:
         broker.start()

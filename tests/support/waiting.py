@@ -16,11 +16,15 @@ def busy(seconds: float) -> float:
     return seconds * (1.5 + os.getloadavg()[0])
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
-    """The first true value of ``condition()``; AssertionError after ``timeout`` seconds."""
+def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str | Callable[[], str] = "") -> T:
+    """The first true value of ``condition()``; AssertionError after ``timeout`` seconds.
+
+    ``what`` says what was waited for, or, called when the time is over, what is known by then.
+    """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"Not within {timeout:g} s: {what or condition}; the last value was {value!r}.")
+            told = what() if callable(what) else what
+            raise AssertionError(f"Not within {timeout:g} s: {told or condition}; the last value was {value!r}.")
         time.sleep(0.02)
     return value
