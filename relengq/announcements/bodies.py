@@ -37,7 +37,7 @@ def run_finished(run: Run, workflow: Workflow, at: datetime, steps: Sequence[Ste
         if failed is not None and run.state is RunState.FAILED
         else None,
         "finished_at": _moment(run.finished_at or at),
-        "stopped_by": run.stopped_by if run.stop_as else None,
+        "stopped_by": run.stopped_by,
     }
     return _with_outputs({**_about(run, workflow, at), **told}, run.outputs), _SEVERITY_OF.get(str(run.state), ERROR)
 

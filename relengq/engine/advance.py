@@ -19,11 +19,11 @@ from relengq.engine.installation import Installation
 from relengq.engine.matrix import instances
 from relengq.errors import ExpressionFault
 from relengq.expressions import condition, references, render
-from relengq.models import Run, Step
+from relengq.models import History, Run, Step
 from relengq.runs import groups
 from relengq.runs.attempts import cancel_queued, queue_attempt, stop_running
 from relengq.runs.definitions import workflow_of
-from relengq.runs.moves import SYSTEM, move_run, move_step
+from relengq.runs.moves import SYSTEM, move_run, move_step, off_hold, record
 from relengq.states import RunState, StepState
 from relengq.workflows import ApprovalStep, PlaybookStep, WaitForStep
 from relengq.workflows import Step as Declared
@@ -33,6 +33,9 @@ _ACTIVE = (StepState.QUEUED, StepState.RUNNING, StepState.WAITING, StepState.HEL
 _ADMITTED_AT_ONCE = 20
 """So many runs that end at once may leave a group one after the other in one transaction; the clock does the rest."""
 _NOTE_CHARACTERS = 1000
+_EMPTY = "its matrix is empty"
+_BROKEN_OFF = "broken off"
+"""What the history of a run says when it cannot be advanced, with the reason."""
 _log = structlog.get_logger(__name__)
 
 
@@ -143,11 +146,11 @@ class Advance:
     def _fan_out(self, row: Step, declared: Declared) -> None:
         """Turn the row of a step with a matrix into one row an instance, and begin each."""
         if declared.when and not _uses_matrix(declared.when) and not condition(declared.when).holds(self.context()):
-            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=f"when: {declared.when} is false")
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=_is_false(declared))
             return
         made = instances(declared.matrix or {}, self.context())
         if not made:
-            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason="its matrix is empty")
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=_EMPTY)
             return
         rows = [row]
         (row.instance, row.matrix), *others = made.items()
@@ -165,7 +168,7 @@ class Advance:
     def _begin_one(self, row: Step, declared: Declared) -> None:
         sees = self.context(row.matrix)
         if declared.when and not condition(declared.when).holds(sees):
-            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=f"when: {declared.when} is false")
+            move_step(self.session, row, StepState.SKIPPED, now=self.now, reason=_is_false(declared))
             return
         row.allow_failure = (
             declared.allow_failure
@@ -238,6 +241,9 @@ class Advance:
                 run.result, reason = "failed", f"outputs of the workflow: {fault}"
         if run.result == "succeeded" and reason:
             run.result = "failed"
+        elif run.result == "succeeded" and any(step.final and step.state is StepState.CANCELLED for step in run.steps):
+            run.result = "cancelled"
+            reason = self._failure()
         move_run(self.session, run, RunState(run.result or "failed"), now=self.now, reason=reason)
         _log.info("run.finished", run_id=run.id, workflow=run.workflow, state=str(run.state))
         self.freed = groups.give_back(self.session, run)
@@ -247,11 +253,21 @@ class Advance:
         if self.run.result == "cancelled":
             return f"cancelled by {self.run.stopped_by or SYSTEM}"
         if self.run.stop_as == "failed":
-            return f"it took longer than the workflow's timeout of {human(self.workflow.timeout or 0)}"
+            timeout = f"it took longer than the workflow's timeout of {human(self.workflow.timeout or 0)}"
+            return self._broken_off() or timeout
         for step in sorted(self.run.steps, key=lambda row: (row.position, row.instance)):
             if step.state is StepState.FAILED and not step.allow_failure:
                 return f"{step.label}: {step.reason}" if step.reason else f"{step.label} failed"
         return self.run.reason if self.run.result == "failed" else None
+
+    def _broken_off(self) -> str | None:
+        """Why the run was broken off, if it was."""
+        mine = (History.run_id == self.run.id, History.action == _BROKEN_OFF)
+        return self.session.scalar(select(History.note).where(*mine).order_by(History.id).limit(1))
+
+
+def _is_false(declared: Declared) -> str:
+    return f"when: {declared.when} is false"
 
 
 def _uses_matrix(when: str) -> bool:
@@ -319,6 +335,9 @@ def break_off(session: Session, run: Run, now: datetime, reason: str) -> bool:
     What a worker plays just now is stopped; the run ends when that has ended.
     """
     run.stop_as, run.stopped_by = "failed", SYSTEM
+    if run.result is not None:
+        run.result = "failed"  # it was in ``finally``
+    record(session, run, _BROKEN_OFF, now=now, note=reason)
     for step in run.steps:
         if step.state.final:
             continue
@@ -329,8 +348,11 @@ def break_off(session: Session, run: Run, now: datetime, reason: str) -> bool:
         if not stop_running(step, "cancelled"):
             move_step(session, step, StepState.CANCELLED, now=now, reason=reason)
     if any(not step.state.final for step in run.steps):
+        off_hold(session, run, now=now)
+        run.reason = reason
         return False
-    run.result = run.result or "failed"
+    run.held = False
+    run.result = "failed"
     move_run(session, run, RunState.FAILED, now=now, reason=reason)
     return groups.give_back(session, run)
 

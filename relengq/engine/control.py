@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from relengq.engine.unheard import until_heard
 from relengq.errors import NotFound, Unavailable, UsageFault, WrongState, did_you_mean
 from relengq.models import Attempt, History, Run, Step
 from relengq.runs.attempts import Ending, cancel_queued, queue_attempt, queued_runs, stop_running
-from relengq.runs.moves import move_run, move_step, record
+from relengq.runs.moves import move_run, move_step, off_hold, record
 from relengq.states import AttemptState, RunState, StepState
 
 _log = structlog.get_logger(__name__)
@@ -69,13 +69,14 @@ def _recorded(session: Session, run_id: str, at: datetime) -> bool:
 def cancel(installation: Installation, run_id: str, *, who: str, note: str | None = None) -> None:
     """Cancel a run: what is queued is withdrawn, what runs is killed, ``finally`` still runs.
 
-    A second cancel stops the steps of ``finally`` too. Raises NotFound or WrongState.
+    A second cancel stops the steps of ``finally`` too, whether they are reached yet or not. Raises NotFound or
+    WrongState.
     """
 
     def action(session: Session, run: Run, now: datetime) -> None:
         if run.state.final:
             raise WrongState(f"Run {run.id} is over: it {_was(run.state)}.")
-        cancel_in(session, installation, run, who=who, now=now, note=note)
+        cancel_in(session, installation, [run], who=who, now=now, note=note)
 
     _act(installation, run_id, action)
 
@@ -83,15 +84,22 @@ def cancel(installation: Installation, run_id: str, *, who: str, note: str | Non
 def cancel_in(
     session: Session,
     installation: Installation,
-    run: Run,
+    runs: Iterable[Run],
     *,
     who: str,
     now: datetime,
     note: str | None = None,
 ) -> None:
-    """Cancel within the caller's transaction, which has locked the run."""
-    record(session, run, "cancel requested", now=now, who=who, note=note)
-    stop_in(session, installation, run, result="cancelled", who=who, now=now)
+    """Cancel runs within the caller's transaction, which has locked them.
+
+    All are stopped before the first one goes on to its end: none is let in where another one leaves their group.
+    """
+    stopped = list(runs)
+    for run in stopped:
+        record(session, run, "cancel requested", now=now, who=who, note=note)
+        _stop(session, run, result="cancelled", who=who, now=now)
+    for run in stopped:
+        advance(session, installation, run, now)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def cancel_attempt(installation: Installation, attempt_id: int, *, who: str, not
         if (played and not running) or attempt.stop_reason == "cancelled":
             return _player(attempt) if played else None
         run = session.get_one(Run, attempt.run_id)
-        cancel_in(session, installation, run, who=who, now=installation.database.now(session), note=note)
+        cancel_in(session, installation, [run], who=who, now=installation.database.now(session), note=note)
         session.flush()
         queued = queued_runs(session)
     _log.info("run.cancelled", run_id=attempt.run_id, who=who, note=note)
@@ -158,22 +166,31 @@ def _locked(session: Session, attempt_id: int) -> Attempt | None:
 
 def stop_in(session: Session, installation: Installation, run: Run, *, result: str, who: str, now: datetime) -> None:
     """Stop what is under way; the run gets ``result`` when nothing of its chain runs any more."""
-    _stop_steps(session, run, final=run.result is not None, now=now, who=who)
-    if run.result is None:
-        run.stop_as, run.stopped_by = result, who
-    run.held = False
-    if run.state is RunState.HELD:
-        move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now)
+    _stop(session, run, result=result, who=who, now=now)
     advance(session, installation, run, now)
 
 
+def _stop(session: Session, run: Run, *, result: str, who: str, now: datetime) -> None:
+    """As ``stop_in``, but the caller lets the run go on.
+
+    A run that is being cancelled, or has come to ``finally``, loses that as well. Who is not a person looks before.
+    """
+    final = run.result is not None or run.stop_as == "cancelled"
+    _stop_steps(session, run, final=final, now=now, who=who)
+    if final:
+        run.stopped_by = run.stopped_by or who
+    else:
+        run.stop_as, run.stopped_by = result, who
+    off_hold(session, run, now=now)
+
+
 def _stop_steps(session: Session, run: Run, *, final: bool, now: datetime, who: str) -> None:
-    """Withdraw or stop the steps that are under way: those of the chain, or with ``final`` those of ``finally``."""
+    """Withdraw or stop the steps that are under way: those of the chain, and with ``final`` all of ``finally``."""
     for step in run.steps:
-        if step.state.final or step.final is not final:
+        if step.state.final or (step.final and not final):
             continue
         if step.state is StepState.PENDING:
-            if final:
+            if step.final:
                 move_step(session, step, StepState.CANCELLED, now=now, reason=f"cancelled by {who}", who=who)
             continue
         cancel_queued(session, step, now=now, who=who)
@@ -267,9 +284,7 @@ def release(installation: Installation, run_id: str, *, who: str, note: str | No
         if not run.held and not lost:
             raise WrongState(f"Run {run.id} is not on hold.", hint=f"See 'relengq status {run.id}'.")
         record(session, run, "release", now=now, who=who, note=note)
-        run.held = False
-        if run.state is RunState.HELD:
-            move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now, who=who)
+        off_hold(session, run, now=now, who=who)
         for attempt in [attempt for step in run.steps for attempt in step.attempts]:
             if attempt.state is AttemptState.QUEUED:
                 attempt.sent_at = None  # its delivery may have been refused while the run was held

@@ -217,10 +217,10 @@ def _enter(
             )
             return
         if busy:
-            for other in _others(session, run):
-                if other.stop_as or other.result:
-                    continue  # it is about to end: to stop it twice would stop its ``finally`` too
-                cancel_in(session, installation, other, who=f"run {run.id}", now=now, note="replaced by a newer run")
+            # Others are about to end: to stop these twice would stop their ``finally`` too.
+            replaced = [other for other in _others(session, run) if not (other.stop_as or other.result)]
+            note = "replaced by a newer run"
+            cancel_in(session, installation, replaced, who=f"run {run.id}", now=now, note=note)
     advance(session, installation, run, now, guarded=guarded)
 
 

@@ -19,10 +19,10 @@ def holder(session: Session, group: str) -> str | None:
 
 
 def first_in_line(session: Session, group: str) -> str | None:
-    """The id of the oldest run that waits for the group."""
+    """The id of the oldest run that waits for the group, and is neither on hold nor stopped."""
     return session.scalar(
         select(Run.id)
-        .where(Run.group_name == group, Run.state == RunState.QUEUED, Run.held.is_(False))
+        .where(Run.group_name == group, Run.state == RunState.QUEUED, Run.held.is_(False), Run.stop_as.is_(None))
         .order_by(Run.id)
         .limit(1)
     )

@@ -84,6 +84,13 @@ def move_run(
     record(session, run, f"run {after}", now=now, who=who, note=reason, before=before, after=after)
 
 
+def off_hold(session: Session, run: Run, *, now: datetime, who: str = SYSTEM) -> None:
+    """Let the run go on, if it is held."""
+    run.held = False
+    if run.state is RunState.HELD:
+        move_run(session, run, RunState.RUNNING if run.started_at else RunState.QUEUED, now=now, who=who)
+
+
 def move_step(
     session: Session,
     step: Step,

@@ -94,6 +94,21 @@ def test_terminate_ends_the_attempt_of_a_process_that_is_gone(bench: Bench, play
     assert [str(attempt.state) for attempt in run.steps[0].attempts] == ["cancelled"]
 
 
+def test_terminate_of_what_cleans_up_cancels_the_run(bench: Bench, player: subprocess.Popen[bytes]) -> None:
+    bench.start("tidy")
+    bench.play()
+    held = bench.claim()
+    assert held is not None
+    with bench.installation.database.write() as session:
+        session.execute(update(Attempt).where(Attempt.id == held.attempt_id).values(pid=player.pid))
+    player.kill()
+    player.wait()
+    _cancel(bench, held.attempt_id, player.pid)
+    run = bench.run(held.run_id)
+    assert bench.steps(held.run_id) == {"first": "succeeded", "report": "cancelled"}
+    assert (run.state, run.reason) == ("cancelled", "cancelled by celery")
+
+
 def test_a_process_that_survives_ends_its_attempt_itself(
     bench: Bench, player: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
