@@ -122,7 +122,7 @@ def take(
     assert now is not None  # noqa: S101 -- it has just been set
     taken_attempt(session, taken, now=now, who=f"worker {who.host}")
     move_step(session, taken.step, StepState.RUNNING, now=now)
-    if run.state is not RunState.RUNNING:
+    if run.state not in (RunState.RUNNING, RunState.HELD):  # held by the loss of another instance: that goes on
         move_run(session, run, RunState.RUNNING, now=now)
     return taken
 

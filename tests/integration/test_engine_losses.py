@@ -75,6 +75,18 @@ def test_a_held_instance_holds_the_run_when_the_others_are_through(make_bench: M
     assert run.reason == "make [a]: failed by alice: attempt 1 was lost with its worker on compose07"
 
 
+def test_a_run_says_that_it_is_held_while_other_instances_are_claimed(make_bench: MakeBench) -> None:
+    bench = make_bench(chain="steps: [{name: make, playbook: hello.yml, matrix: {arch: [a, b]}, on_lost: hold}]\n")
+    run_id = bench.start("chain")
+    lose(bench)
+    assert bench.claim() is not None
+    assert bench.steps(run_id) == {"make [a]": "held", "make [b]": "running"}
+    run = bench.run(run_id)
+    assert (run.state, run.reason) == ("held", "make [a]: attempt 1 was lost with its worker on compose07")
+    release(bench.installation, run_id, who="alice")
+    assert bench.run(run_id).state == "running"
+
+
 def test_finally_is_played_again_when_it_is_lost_or_fails_also_after_a_cancel(make_bench: MakeBench) -> None:
     bench = make_bench(
         chain="""\
