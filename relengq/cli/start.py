@@ -78,7 +78,7 @@ def run_command(
 @click.command("rerun")
 @run_argument
 @click.option("--from", "from_step", metavar="STEP", help="Keep the steps before this one, with their outputs.")
-@click.option("--failed", is_flag=True, help="Keep every step and matrix instance that succeeded before the failure.")
+@click.option("--failed", is_flag=True, help="Keep what had succeeded before the run failed or was stopped.")
 @click.option(
     "--revision", type=click.Choice(["same", "latest"]),
     help="The workflow and playbooks as they were, or as they are now. Default: same; latest where the run was played "
@@ -90,7 +90,7 @@ def run_command(
 def rerun_command(
     setup: Setup, run: str, from_step: str | None, failed: bool, revision: str | None, following: bool, as_json: bool
 ) -> int:
-    """Start a run again: all of it, from a step, or what failed.
+    """Start a run again: all of it, from a step, or from where it ended.
 
     It is a new run, with the same inputs, that names its origin.
 

@@ -34,6 +34,7 @@ _ADMITTED_AT_ONCE = 20
 """So many runs that end at once may leave a group one after the other in one transaction; the clock does the rest."""
 _NOTE_CHARACTERS = 1000
 _EMPTY = "its matrix is empty"
+"""Why a step was skipped. By this, and by ``_is_false``, it is told from one that its run did not reach."""
 _BROKEN_OFF = "broken off"
 """What the history of a run says when it cannot be advanced, with the reason."""
 _log = structlog.get_logger(__name__)
@@ -264,6 +265,11 @@ class Advance:
         """Why the run was broken off, if it was."""
         mine = (History.run_id == self.run.id, History.action == _BROKEN_OFF)
         return self.session.scalar(select(History.note).where(*mine).order_by(History.id).limit(1))
+
+
+def left_out(step: Step, declared: Declared) -> bool:
+    """Whether a step that was skipped was not reached, since its run ended before; not for its ``when`` or matrix."""
+    return step.reason not in (_EMPTY, _is_false(declared))
 
 
 def _is_false(declared: Declared) -> str:

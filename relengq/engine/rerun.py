@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Repeat a run: the whole, from a step on, or only what failed; the rest is kept with its outputs."""
+"""Repeat a run: the whole, from a step on, or from where it ended; the rest is kept with its outputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from relengq.documents import Json
+from relengq.engine.advance import left_out
 from relengq.engine.installation import Installation
 from relengq.engine.start import Repeat, Started, Trigger, commit, first_steps, order
 from relengq.errors import NotFound, Refused, UsageFault, WrongState, did_you_mean
@@ -33,9 +34,10 @@ def rerun(
     """Start a new run that names ``run_id`` as its origin, with the same inputs.
 
     ``from_step`` keeps the steps before that one; ``failed`` keeps every step and matrix instance that succeeded
-    before the first failure, and where only ``finally`` failed the whole chain. ``same`` repeats the workflow and the
-    content that the run was bound to, ``latest`` takes the site as it is now. Raises NotFound, WrongState, Refused,
-    UsageFault or SiteFault.
+    before the first failure, or before the run was stopped, and where only ``finally`` failed the whole chain. ``same``
+    repeats the workflow and the content that the run was bound to, ``latest`` takes the site as it is now.
+
+    Raises NotFound, WrongState, Refused, UsageFault or SiteFault.
     """
     with installation.database.read() as session:
         origin = _origin(session, run_id)
@@ -81,7 +83,7 @@ def _steps(origin: Run, workflow: Workflow, from_step: str | None, failed: bool)
     fresh = first_steps(workflow)
     names = [step.name for step in fresh if not step.final]
     if failed:
-        begin = _first_failed(origin)
+        begin = _first_without_result(origin)
     elif from_step is not None:
         begin = from_step
     else:
@@ -102,14 +104,12 @@ def _steps(origin: Run, workflow: Workflow, from_step: str | None, failed: bool)
     return tuple(steps)
 
 
-def _first_failed(origin: Run) -> str | None:
-    """The first step of the chain that failed; None when only steps of ``finally`` did."""
+def _first_without_result(origin: Run) -> str | None:
+    """The first step of the chain that failed or was not reached; None when that is so of ``finally`` alone."""
     for row in sorted(origin.steps, key=lambda step: (step.position, step.instance)):
-        if not row.final and row.state not in (StepState.SUCCEEDED, StepState.SKIPPED):
-            if row.state is StepState.FAILED and row.allow_failure:
-                continue
+        if not row.final and not _has_result(origin, row):
             return row.name
-    if any(row.final and row.state is StepState.FAILED for row in origin.steps):
+    if any(row.final and (row.state is StepState.FAILED or not _has_result(origin, row)) for row in origin.steps):
         return None
     raise WrongState(
         f"Run {origin.id} has no failed step; it {origin.state}.",
@@ -117,14 +117,17 @@ def _first_failed(origin: Run) -> str | None:
     )
 
 
+def _has_result(origin: Run, row: Step) -> bool:
+    """Whether the run could go on behind this step: so a rerun may keep it."""
+    if row.kept_from or row.state is StepState.SUCCEEDED:
+        return True
+    if row.state is StepState.SKIPPED:
+        return not left_out(row, workflow_of(origin).chain[row.position])
+    return row.state is StepState.FAILED and row.allow_failure
+
+
 def _kept(origin: Run, step: NewStep, rows: Sequence[Step]) -> list[NewStep]:
-    unfinished = [row for row in rows if not row.state.final]
-    broken = [
-        row
-        for row in rows
-        if row.state is StepState.CANCELLED or (row.state is StepState.FAILED and not row.allow_failure)
-    ]
-    if not rows or unfinished or broken:
+    if not rows or not all(_has_result(origin, row) for row in rows):
         raise WrongState(
             f"Step '{step.name}' of run {origin.id} has no result to keep.",
             hint=f"Repeat from it or from a step before it: relengq rerun {origin.id} --from {step.name}",
