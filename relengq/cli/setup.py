@@ -87,10 +87,10 @@ class Setup:
         for each in self.versions(workflow):
             access.require(self.person, self.settings, each.access.launch, what)
 
-    def may_read(self, workflow: Workflow) -> None:
-        """Raise NotAllowed unless the person may read the logs of the workflow's runs."""
+    def may_read(self, workflow: Workflow, what: str | None = None) -> None:
+        """Raise NotAllowed unless the person may read the logs of the workflow's runs; ``what`` is what they want."""
         for each in self.versions(workflow):
-            access.require(self.person, self.settings, each.access.logs, f"read logs of workflow {each.name}")
+            access.require(self.person, self.settings, each.access.logs, what or f"read logs of workflow {each.name}")
 
     def readable(self, run: RunLine) -> bool:
         """Whether the person may see inputs, outputs and messages of a run."""

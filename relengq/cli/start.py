@@ -92,7 +92,8 @@ def rerun_command(
 ) -> int:
     """Start a run again: all of it, from a step, or from where it ended.
 
-    It is a new run, with the same inputs, that names its origin.
+    It is a new run, with the same inputs, that names its origin. With the
+    latest revision, it is for who may read the first run.
 
     \b
     Example:     relengq rerun last --failed --follow
@@ -104,12 +105,14 @@ def rerun_command(
         raise UsageFault("Give either --from or --failed.", hint="See 'relengq rerun --help'.")
     run_id, workflow = setup.find(run)
     which = cast("Literal['same', 'latest']", revision) if revision else usual_revision(setup.installation, run_id)
-    flow = workflow if which == "same" else setup.installation.site.workflow(workflow.name)
-    setup.may_launch(flow, f"start workflow {flow.name}")
+    setup.may_launch(workflow, f"start workflow {workflow.name}")
+    if which == "latest":
+        # The file of now says who may read the new run: they see the inputs of the first one, and what is kept of it.
+        setup.may_read(workflow, f"repeat a run of workflow {workflow.name} for its readers of now")
     started = rerun(
         setup.installation, run_id, trigger=setup.trigger(), from_step=from_step, failed=failed, revision=which
     )
-    return _tell(setup, started, flow.name, following=following, as_json=as_json)
+    return _tell(setup, started, workflow.name, following=following, as_json=as_json)
 
 
 def _tell(setup: Setup, started: Started, workflow: str, *, following: bool, as_json: bool) -> int:

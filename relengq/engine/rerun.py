@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -37,7 +37,8 @@ def rerun(
     before the first failure, or before the run was stopped, and where only ``finally`` failed the whole chain. ``same``
     repeats the workflow and the content that the run was bound to, ``latest`` takes the site as it is now.
 
-    Raises NotFound, WrongState, Refused, UsageFault or SiteFault.
+    Who may see what ``latest`` makes of the run's inputs and outputs is for the workflow of now to say: the caller has
+    asked whether the person may read the run. Raises NotFound, WrongState, Refused, UsageFault or SiteFault.
     """
     with installation.database.read() as session:
         origin = _origin(session, run_id)
@@ -47,8 +48,21 @@ def rerun(
         steps = _steps(origin, workflow, from_step, failed)
     commit_of, dirty = _revision(installation, origin, revision)
     repeat = Repeat(origin.id, "failed" if failed else from_step, steps, commit_of, dirty)
-    given: dict[str, Json] = {**origin.inputs, **installation.secrets.open(origin.sealed_inputs)}
-    return commit(installation, order(installation, workflow, given, repeat), trigger)
+    sealed = installation.secrets.open(origin.sealed_inputs)
+    _refuse_unsealing(origin, workflow, sealed)
+    return commit(installation, order(installation, workflow, {**origin.inputs, **sealed}, repeat), trigger)
+
+
+def _refuse_unsealing(origin: Run, workflow: Workflow, sealed: Mapping[str, Json]) -> None:
+    """Raise Refused when the workflow would have a secret value in clear."""
+    for name, value in sealed.items():
+        if name in workflow.inputs and not workflow.inputs[name].secret and value not in ("", []):
+            same = "" if origin.dirty else ", or use --revision same"
+            raise Refused(
+                f"Input '{name}' of run {origin.id} is secret, and workflow {workflow.name} no longer says so: a rerun "
+                "would store it in clear.",
+                hint=f"Declare it with 'secret: true' again{same}.",
+            )
 
 
 def usual_revision(installation: Installation, run_id: str) -> Which:

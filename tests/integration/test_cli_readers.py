@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relengq.access import person
+from relengq.engine import control
 from relengq.testing import Bench
 from tests.support.calls import Caller
 
@@ -107,6 +108,36 @@ def test_what_a_site_has_tightened_holds_for_older_runs(bench: Bench, call: Call
     (site / "playbooks/workflows/open.yml").unlink()
     assert "zeppelin" in everything(call, run_id)
     call("cancel", run_id)
+
+
+def test_a_rerun_is_no_way_around_what_a_site_has_loosened(bench: Bench, call: Caller, site: Path) -> None:
+    """The run of an older file is asked too: who may not read it gets nothing of it as a run that they may read."""
+    run_id = bench.start("shut", product="zeppelin")
+    control.cancel(bench.installation, run_id, who="alice")
+    write(site, "shut", OPEN)
+    for arguments in (("--revision", "latest"), ("--revision", "latest", "--from", "one")):
+        err = call("rerun", run_id, *arguments, code=4).err
+        assert "needs group qa" in err
+        assert "zeppelin" not in err
+    assert len(call.json_list("runs")) == 1
+    repeated = str(call.json("rerun", run_id, "--revision", "same")["run"])
+    assert "zeppelin" not in everything(call, repeated), "its readers are those of the first"
+    join(bench, "qa")
+    latest = str(call.json("rerun", run_id, "--revision", "latest")["run"])
+    join(bench)
+    assert "zeppelin" in everything(call, latest), "one of its readers has opened it"
+
+
+def test_who_may_start_a_workflow_now_repeats_no_run_that_was_not_theirs_to_start(
+    bench: Bench, call: Caller, site: Path
+) -> None:
+    write(site, "open", "access: {launch: [releng]}" + textwrap.dedent(OPEN))
+    run_id = bench.start("open", product="zeppelin")
+    control.cancel(bench.installation, run_id, who="alice")
+    write(site, "open", OPEN)
+    assert "needs group releng" in call("rerun", run_id, "--revision", "latest", code=4).err
+    join(bench, "releng")
+    call("rerun", run_id, "--revision", "latest")
 
 
 def test_up_once_asks_whether_one_may_start_it(bench: Bench, call: Caller, site: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -12,7 +13,7 @@ from sqlalchemy import update
 from relengq.engine import control
 from relengq.engine.rerun import rerun
 from relengq.engine.start import Trigger
-from relengq.errors import WrongState
+from relengq.errors import Refused, WrongState
 from relengq.models import Run
 from relengq.testing import Bench
 
@@ -163,3 +164,27 @@ def test_a_run_that_was_cancelled_while_it_cleaned_up_only_cleans_up_again(make_
     assert kept(bench, resumed) == ["a", "b", "c"]
     bench.play()
     assert bench.run(resumed).state == "succeeded"
+
+
+SIGN = """
+    inputs: {token: {type: string, secret: true, default: ""}}
+    steps: [{name: sign, playbook: hello.yml, vars: {sign_token: "{{ inputs.token }}"}}]
+"""
+
+
+def test_a_sealed_input_is_not_stored_in_clear_by_a_rerun(make_bench: MakeBench, site: Path) -> None:
+    bench = make_bench(sign=SIGN)
+    origin, without = bench.start("sign", token="canary-5f2c"), bench.start("sign")
+    for _ in range(2):
+        bench.play(state="failed")
+    file = site / "playbooks/workflows/sign.yml"
+    file.write_text(textwrap.dedent(SIGN).replace("secret: true", "secret: false, pattern: '[a-z]*'"))
+    with pytest.raises(Refused) as refused:
+        rerun(bench.installation, origin, trigger=ALICE, revision="latest")
+    assert "Input 'token' of run" in str(refused.value)
+    assert "canary" not in str(refused.value)
+    rerun(bench.installation, without, trigger=ALICE, revision="latest")
+    same = rerun(bench.installation, origin, trigger=ALICE).run_id
+    with bench.installation.database.read() as session:
+        assert all("canary" not in str(run.inputs) for run in session.query(Run))
+    assert bench.installation.secrets.open(bench.run(same).sealed_inputs) == {"token": "canary-5f2c"}
