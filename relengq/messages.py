@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from encodings.aliases import aliases
 from functools import cached_property
 from typing import NoReturn
 
@@ -26,6 +28,11 @@ _ID_CHARACTERS = 255
 _TOPIC_CHARACTERS = 255
 _HEADERS_LIMIT = 1000
 _TEXT_LIMIT = 10_000
+_WORD = re.compile("[a-z0-9]+")
+_CODECS = frozenset(
+    ("ascii", "latin_1", "utf_8", "utf_8_sig", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le")
+)
+"""Python's codecs that a body is read with. Of others, some need hours for what may be sent (punycode)."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +45,20 @@ class Message:
     raw: bytes = b"{}"
     encoding: str = "utf-8"
 
-    @cached_property
+    @property
     def body(self) -> dict[str, Json]:
         """The body. Raises MessageFault when it is no JSON object in its encoding, too large, or nested too deep."""
-        if len(self.raw) > BODY_LIMIT:
-            raise MessageFault(f"the body has {len(self.raw)} bytes; the limit is {BODY_LIMIT}")
+        if isinstance(self._read, str):
+            raise MessageFault(self._read)
+        return self._read
+
+    @cached_property
+    def _read(self) -> dict[str, Json] | str:
+        """The body, or the sentence that says why there is none: whoever asks, it is read once."""
         try:
-            value = json.loads(self.raw.decode(self.encoding), parse_constant=_no_constant)
-        except (LookupError, TypeError):
-            raise MessageFault(f"the body's encoding '{self.encoding[:60]}' is unknown") from None
-        except UnicodeError:
-            raise MessageFault(f"the body is not text in {self.encoding}") from None
-        except ValueError as error:
-            raise MessageFault(f"the body is not JSON: {str(error)[:200]}") from None
-        except (RecursionError, MemoryError):
-            raise MessageFault(f"the body is nested deeper than the limit of {NESTING_LIMIT}") from None
-        if not isinstance(value, dict):
-            raise MessageFault(f"the body is {_kind(value)}, not an object")
-        if _deeper(value, NESTING_LIMIT):
-            raise MessageFault(f"the body is nested deeper than the limit of {NESTING_LIMIT}")
-        return value
+            return _object(self.raw, self.encoding)
+        except MessageFault as fault:
+            return fault.message
 
     @property
     def sent_at(self) -> datetime | None:
@@ -108,6 +109,38 @@ def clean(value: object, limit: int = _TEXT_LIMIT) -> str:
         value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else str(value)
     )
     return storable(text[:limit])
+
+
+def _object(raw: bytes, encoding: str) -> dict[str, Json]:
+    """The object that a body is. Raises MessageFault."""
+    if len(raw) > BODY_LIMIT:
+        raise MessageFault(f"the body has {len(raw)} bytes; the limit is {BODY_LIMIT}")
+    codec = _ENCODINGS.get(_spelled(encoding))
+    if codec is None:
+        raise MessageFault(f"the body's encoding '{encoding[:60]}' is none of UTF-8, UTF-16, UTF-32, ASCII and Latin-1")
+    try:
+        value = json.loads(raw.decode(codec), parse_constant=_no_constant)
+    except UnicodeError:
+        raise MessageFault(f"the body is not text in {encoding[:60]}") from None
+    except ValueError as error:
+        raise MessageFault(f"the body is not JSON: {str(error)[:200]}") from None
+    except (RecursionError, MemoryError):
+        raise MessageFault(f"the body is nested deeper than the limit of {NESTING_LIMIT}") from None
+    if not isinstance(value, dict):
+        raise MessageFault(f"the body is {_kind(value)}, not an object")
+    if _deeper(value, NESTING_LIMIT):
+        raise MessageFault(f"the body is nested deeper than the limit of {NESTING_LIMIT}")
+    return value
+
+
+def _spelled(encoding: str) -> str:
+    """The name of an encoding, which people spell in many ways, in one."""
+    return "_".join(_WORD.findall(encoding.lower()))
+
+
+# Not Python's own look-up: it remembers every name that it is asked for, and a sender may make up any number.
+_ENCODINGS = {_spelled(name): codec for name, codec in aliases.items() if codec in _CODECS}
+_ENCODINGS |= {codec: codec for codec in _CODECS}
 
 
 def _plain(value: object, depth: int) -> Json:

@@ -182,6 +182,7 @@ def test_the_listener_survives_each_of_them_and_accounts_for_it(mq: Bus, place: 
         Hostile("a lone surrogate", b'{"tag": "wanted", "name": "\\ud800"}'),
         Hostile("a NUL", b'{"tag": "wanted", "name": "a\\u0000b"}'),
         Hostile("a template", {"tag": "wanted", "name": "{{ lookup('pipe', 'id') }}"}),
+        Hostile("an encoding that takes hours", b"{}-" + b"a" * (4 << 20), encoding="punycode"),
         Hostile("numbers that are none", b'{"tag": "wanted", "name": "x", "n": NaN}'),
     ]
     every = [*KILLERS.values(), *SILENCED, *EMPTIED, *DEADLY, *absurd]
@@ -202,7 +203,7 @@ def test_the_listener_survives_each_of_them_and_accounts_for_it(mq: Bus, place: 
     with place.installation.database.read() as session:
         reasons = [row.reason for row in session.query(ParkedMessage)]
     for told in (
-        "nested deeper", "'klingon' is unknown", "an array", "not text in utf-8", "null",
+        "nested deeper", "encoding 'klingon'", "encoding 'punycode'", "an array", "not text in utf-8", "null",
         "does not fit the schema demo.build.v1", "['fedora_messaging_severity']", "NaN is no value",
     ):  # fmt: skip
         assert any(told in reason for reason in reasons), (told, reasons)
