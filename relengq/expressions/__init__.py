@@ -20,7 +20,9 @@ from jinja2.parser import Parser
 
 from relengq.documents import Json
 from relengq.errors import ExpressionFault, did_you_mean
-from relengq.expressions.sandbox import environment, spend, start_work, to_json, truth
+from relengq.expressions.budget import spend, start_work
+from relengq.expressions.filters import to_json, truth
+from relengq.expressions.sandbox import environment
 from relengq.expressions.static import Path, paths, prepare
 from relengq.storable import is_storable, storable
 

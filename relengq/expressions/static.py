@@ -38,12 +38,32 @@ def prepare(sandbox: Sandbox, expression: nodes.Expr) -> nodes.Expr:
 
 
 class _Metered(NodeTransformer):
-    """Replaces ``a ~ b`` by the ``join`` filter, which counts what it makes."""
+    """Puts what counts what it makes, or looks at, in place of what would be plain Python."""
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802  # the name is Jinja2's
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802  # the names are Jinja2's
+        """``a ~ b`` becomes the ``join`` filter."""
         self.generic_visit(node)
         items = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(items, "join", [], [], None, None, lineno=node.lineno)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        """``a < b`` becomes a call of ``Sandbox.compare``."""
+        self.generic_visit(node)
+        rest = [part for operand in node.ops for part in (nodes.Const(operand.op), operand.expr)]
+        return _call("compare", [node.expr, *rest], node.lineno)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        """``a[1:2]`` becomes a call of ``Sandbox.part``."""
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        bounds = (node.arg.start, node.arg.stop, node.arg.step)
+        return _call("part", [node.node, *(bound or nodes.Const(None) for bound in bounds)], node.lineno)
+
+
+def _call(name: str, values: list[nodes.Expr], line: int) -> nodes.Node:
+    function = nodes.EnvironmentAttribute(name, lineno=line)
+    return nodes.Call(function, values, [], None, None, lineno=line)
 
 
 def paths(expression: nodes.Expr) -> tuple[Path, ...]:

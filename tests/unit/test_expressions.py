@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from relengq.documents import Json
 from relengq.errors import ExpressionFault
 from relengq.expressions import condition, is_template, references, render, unwrap, verify, why_false
-from relengq.expressions.sandbox import RANGE_LIMIT, REGEX_SUBJECT_LIMIT, WORK_LIMIT
+from relengq.expressions.budget import WORK_LIMIT
+from relengq.expressions.filters import REGEX_SUBJECT_LIMIT, ROUND_LIMIT
+from relengq.expressions.sandbox import RANGE_LIMIT
 
 HOSTILE = (
     "{{ 7 * 7 }}",
@@ -211,6 +213,183 @@ def test_names_the_limit_before_it_costs_anything(text: str, limit: int) -> None
     assert str(limit) in told
     assert "limit" in told
     assert time.process_time() - began < 1
+
+
+BIG: dict[str, Json] = {
+    "low": list(range(20_000)),
+    "high": list(range(20_000, 40_000)),
+    "colliding": [3 + at * (2**61 - 1) for at in range(20_000)],
+    "lists": [[at] for at in range(20_000)],
+    "other": [[at, at] for at in range(20_000)],
+    "text": "a" * 300_000,
+    "twin": "a" * 299_999 + "b",
+    "breaks": "\n" * 10_000_000,
+    "commas": "," * 10_000_000,
+    "spaces": " x" * 5_000_000,
+    "huge": "x" * 20_000_000,
+    "deep": [[[[[[[[list(range(200_000))]]]]]]]],
+    "hex": "f" * 1_000_000,
+    "format": "%99999999d",
+    "thousand": list(range(1000)),
+    "same": list(range(1000)),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "([msg.text] * 100) | string",
+        "([msg.text] * 100) | lower",
+        "([msg.text] * 100) | title",
+        "([msg.text] * 100) | urlencode",
+        "([msg.text] * 100) ~ ''",
+        "([msg.text] * 100) | join",
+        "([[msg.text] * 10] * 10) | join",
+        "([msg.text] * 100) | to_json",
+        "([[[[[[msg.thousand] * 99] * 99] * 99] * 99] * 99] * 99) | string",
+        "([msg.text] * 100) | replace('x', 'y')",
+        "([msg.text] * 100) | regex_search('x')",
+        "([msg.text] * 100) | split",
+        "([msg.text] * 100) is lower",
+        "'%s' % ([msg.text] * 100)",
+        "'%r' | format([msg.text] * 100)",
+        "('%(text)s' * 1000) % msg",
+        "('%(text)s' * 1000) | format(text=msg.text)",
+        "('%%%(x)999s' * 100000) % {'x': 1}",
+        "'%s' % msg",
+        "msg.deep | to_json(8)",
+        "([msg.text] * 100) | sort",
+        "([{'n': msg.text}] * 100) | sort(attribute='n')",
+        "([msg.text] * 100) | min",
+        "([msg.text] * 100) | max",
+        "([[msg.text]] * 100) | groupby('0')",
+        "([msg.thousand] * 3000) | sum(start=[])",
+        "(([msg.twin] * 900000) + [msg.text]) | select('eq', msg.text ~ '') | list",
+        "(msg.text ~ 'b') in (([msg.text ~ 'c'] * 900000))",
+        "([msg.text ~ 'c'] * 900000).index(msg.text ~ 'b')",
+        "([msg.text ~ 'c'] * 900000).count(msg.text ~ 'b')",
+        "([[msg.thousand] * 2000] * 2000) == ([[msg.same] * 2000] * 2000)",
+        "([[msg.thousand] * 2000] * 2000) <= ([[msg.same] * 2000] * 2000) == 1",
+        "([[msg.thousand] * 2000] * 2000) | unique | list",
+        "([[msg.thousand] * 2000] * 2000) | difference(msg.low)",
+        "msg.text.rfind('ab' ~ msg.text[:150000])",
+        "msg.text.rsplit('ab' ~ msg.text[:150000])",
+        "msg.text.rpartition('ab' ~ msg.text[:150000])",
+        "msg.text.strip('b' * 200000 ~ 'a')",
+        "msg.breaks.splitlines()",
+        "msg.commas.split(',')",
+        "msg.commas.rsplit(',')",
+        "msg.commas | split(',')",
+        "msg.huge | list",
+        "msg.huge[:]",
+        "msg.huge | join(',')",
+        "msg.huge | urlencode",
+        "msg.huge | title",
+        "msg.spaces | wordcount",
+        "msg.huge | from_json",
+        "msg.huge.upper()",
+        "msg.huge | unique | list",
+        "('a' * 10000) | regex_replace('(?=(.*))', '\\\\1\\\\1\\\\1')",
+        "([1] * 900000) | select | select | select | select | select | list",
+        "([1] * 900000) | map('int') | map('int') | map('int') | map('int') | list",
+    ],
+)
+def test_what_is_made_of_messages_is_counted_before_it_is_made(text: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ExpressionFault, match=f"makes more than the limit of {WORK_LIMIT}"):
+        condition(text).holds({"msg": BIG})
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("'%(x)300000000s' % {'x': 'a'}", "more than the limit of 3 digits"),
+        ("'%((a%)b)300000000s' % {'(a%)b': 'a'}", "more than the limit of 3 digits"),
+        ("'%%%-300000000s' % 'a'", "more than the limit of 3 digits"),
+        ("'%(x).*f' % {'x': 1}", "more than the limit of 3 digits"),
+        ("msg.format is odd", "TypeError"),
+        ("msg.format is even", "TypeError"),
+        ("msg.format is divisibleby(2)", "TypeError"),
+        ("[1] | sum(start=msg.format)", "TypeError"),
+        ("msg.huge | round(9, 'ceil')", "TypeError"),
+        ("1 | round(999999999, 'ceil')", f"the limit of {ROUND_LIMIT} digits"),
+        ("1 | round(-999999999)", f"the limit of {ROUND_LIMIT} digits"),
+        ("(msg.hex | int(base=16)) // (msg.hex[1:] | int(base=16))", "the limit of 4096 bits"),
+    ],
+)
+def test_what_would_make_much_of_little_is_refused(text: str, told: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ExpressionFault, match=told):
+        condition(text).holds({"msg": BIG})
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("msg.low | difference(msg.high)", 20_000),
+        ("msg.low | intersect(msg.high)", 0),
+        ("msg.low | union(msg.high)", 40_000),
+        ("msg.colliding | union(msg.colliding)", 20_000),
+        ("msg.colliding | unique", 20_000),
+        ("msg.lists | difference(msg.other)", 20_000),
+    ],
+)
+def test_long_lists_are_compared_in_no_time(text: str, count: int) -> None:
+    began = time.process_time()
+    assert condition(f"{text} | list | length == {count}").holds({"msg": BIG})
+    assert time.process_time() - began < 1
+
+
+@given(st.lists(JSON, max_size=6), st.lists(JSON, max_size=6))
+def test_what_lists_have_in_common_is_told_as_python_tells_it(left: list[Json], right: list[Json]) -> None:
+    left, right = [*left, *right[:2], 1, {"a": [True]}], [*right, True, {"a": [1]}, 2.0**70, 2**70]
+    context = {"left": left, "right": right}
+    made = {word: render(f"{{{{ left | {word}(right) }}}}", context) for word in ("difference", "intersect", "union")}
+    assert repr(made) == repr(
+        {
+            "difference": [item for item in left if item not in right],
+            "intersect": [item for item in left if item in right],
+            "union": [*left, *(item for item in right if item not in left)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{{ 1 < 2 <= 2 != 3 }}", True),
+        ("{{ 1 < 2 < 2 }}", False),
+        ("{{ 1 not in [2] and 'a' in 'cat' and 'a' in {'a': 1} and 2 in {'a': 2}.values() }}", True),
+        ("{{ [1, 2] == [1, 2.0] and [1] != (1,) and {'a': 1} == {'a': True} }}", True),
+        ("{{ [3, 1, 2][1:] + [4, 5, 6][::-2] }}", [1, 2, 6, 4]),
+        ("{{ 'abcdef'[-2:] ~ 'abc'[:1] }}", "efa"),
+        ("{{ ['b', 'A', 'a', 'B'] | unique }}", ["b", "A"]),
+        ("{{ ['b', 'A', 'a'] | unique(true) }}", ["b", "A", "a"]),
+        ("{{ [{'n': 1}, {'n': 1.0}, {'n': 2}] | unique(attribute='n') | map(attribute='n') }}", [1, 2]),
+        ("{{ ['b', 'A', 'c'] | sort(true) ~ (['b', 'A'] | min) ~ ([1, 3] | max) }}", "['c', 'b', 'A']A3"),
+        ("{{ [{'n': 'b'}, {'n': 'A'}] | sort(attribute='n') | map(attribute='n') }}", ["A", "b"]),
+        ("{{ [{'n': 'b'}, {'m': 'A'}] | groupby('n', default='a') | map(attribute='grouper') }}", ["a", "b"]),
+        ("{{ ['ab', 'c'] | difference('abd') }}", ["c"]),
+        ("{{ {'b': 1, 'A': 2} | dictsort }}", [["A", 2], ["b", 1]]),
+        ("{{ {'b': 1, 'A': 2} | dictsort(by='value') }}", [["b", 1], ["A", 2]]),
+        ("{{ [[1], [2, 3]] | sum(start=[0]) }}", [0, 1, 2, 3]),
+        ("{{ [{'n': 1}, {'n': 2}] | sum(attribute='n') }}", 3),
+        ("{{ '%5.1f|%-3s|%%|%c' % (1.25, 'a', 'x') }}", "  1.2|a  |%|x"),
+        ("{{ '%(a)3d%(b)s' % {'a': 1, 'b': [2], 'c': 3} }}", "  1[2]"),
+        ("{{ '%s' % {'a': 1} }}", "{'a': 1}"),
+        ("{{ 'a,b,c'.split(',', 1) + 'a,b,c'.rsplit(',', maxsplit=1) + ' a  b '.split() }}",
+         ["a", "b,c", "a,b", "c", "a", "b"]),
+        ("{{ 'a\nb'.splitlines() + [' a '.strip(), 'xax'.strip('x')] }}", ["a", "b", "a", "a"]),
+        ("{{ [1, 2, 1].count(1) + [1, 2].index(2) + 'abcb'.rfind('b') }}", 6),
+        ("{{ 'abab' | regex_replace('(a)(b)', '\\\\2\\\\1') }}", "baba"),
+        ("{{ 42.55 | round(1, 'floor') + (5 | round(-1)) }}", 42.5),
+        ("{{ [1, [2]] | to_json(2) }}", "[\n  1,\n  [\n    2\n  ]\n]"),
+    ],
+)  # fmt: skip
+def test_what_is_counted_gives_what_jinja_gives(text: str, value: Json) -> None:
+    assert render(text, {}) == value
 
 
 @pytest.mark.parametrize("text", ["(" * 3000 + "1" + ")" * 3000, "[" * 4000, "- " * 4000 + "1", "9" * 5000])
