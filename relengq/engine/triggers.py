@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from relengq.content import Revision
 from relengq.documents import Json
 from relengq.engine.installation import Installation
+from relengq.engine.orders import leaves
 from relengq.engine.start import Trigger, new_run, order_checked
 from relengq.errors import ExpressionFault, InputFault, MessageFault
+from relengq.execution import Mask
 from relengq.expressions import condition, render, why_false
 from relengq.inputs import check_inputs, mask
 from relengq.messages import Message
@@ -28,6 +30,10 @@ from relengq.workflows import MessageTrigger, Workflow, topic_matches
 _TOPICS = 10_000
 """Topics whose readers are remembered. There are some hundreds on a bus; somebody may make up any number."""
 _KEY_SHOWN = 500
+_SECRETS_LOOKED_FOR = 20_000
+"""Characters of secret inputs that are looked for in a key, in each of their many forms."""
+_SECRET_COUNTS = 50
+"""Characters that a value counts for beside its own."""
 _log = structlog.get_logger(__name__)
 
 
@@ -216,9 +222,18 @@ def _start(entry: _Entry, message: Message, fault: str | None) -> Decision:
 
 
 def _without_secrets(key: str, workflow: Workflow, values: Mapping[str, Json]) -> str:
-    """The key, which is stored and shown; a digest of it when it has the value of a secret input."""
-    hidden = [str(value) for name, value in values.items() if value and workflow.inputs[name].secret]
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}" if any(value in key for value in hidden) else key
+    """The key, which is stored and shown; a digest of it when it has the value of a secret input in any form."""
+    hidden = {name: value for name, value in values.items() if value and workflow.inputs[name].secret}
+    if not hidden or not (any(str(value) in key for value in hidden.values()) or _tells(key, leaves(hidden))):
+        return key
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _tells(key: str, hidden: Sequence[str]) -> bool:
+    """Whether the key has one of the values, or might: a message may bring more of them than can be looked for."""
+    if len(hidden) * _SECRET_COUNTS + sum(map(len, hidden)) > _SECRETS_LOOKED_FOR:
+        return True
+    return Mask(hidden).text(key) != key
 
 
 def _parked(entry: _Entry, reason: str) -> Decision:

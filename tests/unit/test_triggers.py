@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import textwrap
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from relengq.documents import Json
 from relengq.engine import triggers
 from relengq.engine.triggers import Triggers, Verdict
+from relengq.expressions import render
 from relengq.inputs import MASK
 from relengq.messages import Message
 from relengq.site import load
@@ -104,6 +107,50 @@ def test_keys_are_text_or_canonical_json(triggers_of: Write, key: str, expected:
 def test_without_a_key_the_id_of_the_message_is_the_key(triggers_of: Write) -> None:
     made = triggers_of(one="on: [{message: '#'}]\n")
     assert only(made.judge(message())).key == "id:m1"
+
+
+SECRETS = """
+inputs: {token: {type: string, secret: true, default: ''}, tokens: {type: list, secret: true, default: []}}
+on: [{message: '#', inputs: {token: '{{ msg.token }}', tokens: '{{ msg.tokens }}'}, key: "%s"}]
+"""
+
+
+def keyed(triggers_of: Write, key: str, token: str = 's3"cr3t é', tokens: Sequence[str] = ("one+s3cr3t",)) -> str:
+    made = triggers_of(one=SECRETS % key)
+    return only(made.judge(message(token=token, tokens=list(tokens), tag="f44", nr=7))).key or ""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "{{ msg.token }}",
+        "{{ msg.tag }}/{{ msg.token }}",
+        "{{ msg.tokens | join(',') }}",
+        "{{ msg.tokens }}",
+        "{{ msg.tokens[0] }}",
+        "{{ [msg.token, msg.tag] }}",
+        "{{ {'a': msg.token} | to_json }}x",
+        "{{ msg.token | urlencode }}",
+        "{{ msg.tokens[0] | urlencode }}",
+        "{{ msg }}",
+    ],
+)
+def test_a_key_that_has_the_value_of_a_secret_input_in_any_form_is_a_digest(triggers_of: Write, key: str) -> None:
+    plain = render(key, {"msg": {"token": 's3"cr3t é', "tokens": ["one+s3cr3t"], "tag": "f44", "nr": 7}})
+    text = plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    assert keyed(triggers_of, key) == f"key:sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize("token", ['s3"cr3t é', "", "45x", "s3cr3t\nof several lines\n"])
+def test_a_key_without_secrets_stays_as_it_is(triggers_of: Write, token: str) -> None:
+    assert keyed(triggers_of, "{{ msg.tag }}-{{ msg.nr }}x", token) == "key:f44-7x"
+
+
+def test_more_secrets_than_can_be_looked_for_make_a_digest_at_once(triggers_of: Write) -> None:
+    began = time.process_time()
+    key = keyed(triggers_of, "{{ msg.tag }}", tokens=[f"s3cr3t {at} {'x' * 900}" for at in range(1000)])
+    assert key.startswith("key:sha256:")
+    assert time.process_time() - began < 1
 
 
 def test_inputs_are_rendered_checked_and_secret_ones_masked(triggers_of: Write) -> None:
