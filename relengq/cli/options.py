@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, among them those that turn the direction of text around."""
 
 
@@ -37,3 +37,8 @@ def clean(text: str) -> str:
 def printable(text: str) -> str:
     """Text from anywhere without control characters; newlines and tabs stay."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else "\N{REPLACEMENT CHARACTER}", text)
+
+
+def escaped(text: str) -> str:
+    """JSON text in which every control character is written as JSON's escape; only newlines stay, between values."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)

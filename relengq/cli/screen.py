@@ -21,7 +21,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from relengq.cli.options import clean, one_line, printable
+from relengq.cli.options import clean, escaped, one_line, printable
 from relengq.durations import human
 from relengq.errors import SiteFault
 
@@ -145,8 +145,8 @@ def warn(message: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON; names of fields are its keys, times are ISO 8601 in UTC."""
-    sys.stdout.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
+    """Print a value as JSON; names of fields are its keys, times are ISO 8601 in UTC, control characters escaped."""
+    sys.stdout.write(escaped(json.dumps(value, default=_plain, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _plain(value: object) -> object:

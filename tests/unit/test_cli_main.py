@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from relengq import cli
 from relengq.cli import main
 from relengq.cli.options import one_line, printable
+from relengq.cli.screen import print_json
 from relengq.cli.verbs import VERBS
 from relengq.errors import DatabaseUnavailable, NotFound, RelengqError, WrongState
 
@@ -157,3 +159,15 @@ def test_the_site_is_given_by_option_or_variable(
 def test_text_that_reaches_a_terminal_has_no_control_characters() -> None:
     assert one_line("a\x1b[31mb\r\n c\u202ed") == "a [31mb c d"
     assert printable("a\x1b[2J\tb\nc") == "a\N{REPLACEMENT CHARACTER}[2J\tb\nc"
+
+
+def test_json_that_reaches_a_terminal_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x61C, *range(0x200E, 0x2010), *range(0x2028, 0x202F),
+                                *range(0x2066, 0x206A))))  # fmt: skip
+    value = {"a\x9b2J": [f"é {hostile} \\ \U0001f4e6"], "b": {}}
+    print_json(value)
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == value
+    assert not set(shown) & (set(hostile) - {"\n"})
+    assert "é" in shown
+    assert len(shown.splitlines()) == 6
