@@ -8,6 +8,8 @@ task is acknowledged as soon as it is taken (the lease in SQL is the authority, 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -125,11 +127,38 @@ app = Celery(
 )
 
 
+class WithoutInstances(logging.Filter):
+    """Takes out of Celery's records what a matrix made of inputs: ``nightly: createrepo [x86_64] #1`` is a task there.
+
+    The task's id, beside it, begins with that of the attempt.
+    """
+
+    _INSTANCE = re.compile(r" \[.*\](?= #[0-9]+\Z)", re.DOTALL)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if isinstance(record.args, Mapping):
+            record.args = {name: self._plain(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(self._plain, record.args))
+        return True
+
+    def _plain(self, value: object) -> object:
+        return self._INSTANCE.sub("", value) if isinstance(value, str) else value
+
+
+_NAMING = ("celery.app.trace", "celery.worker.request", "celery.worker.strategy")
+"""Celery's loggers that name tasks."""
+_WITHOUT_INSTANCES = WithoutInstances()
+
+
 @setup_logging.connect
 def _set_up_records(loglevel: int | str | None, **_: object) -> None:
     """Workers and beat write structured records; Celery leaves logging alone where this signal has a receiver."""
     level = loglevel if isinstance(loglevel, int) else logging.getLevelNamesMapping().get(str(loglevel or "INFO"))
     configure(level or logging.INFO, Settings.load().log_format)
+    for name in _NAMING:
+        logging.getLogger(name).addFilter(_WITHOUT_INSTANCES)
 
 
 def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:

@@ -155,12 +155,15 @@ class Announcer:
             self._say(failed, away=away, back=back)
 
     def _say(self, failed: Iterable[tuple[int, Exception]], *, away: bool, back: bool) -> None:
-        """Log what happened; that the bus is away and that it is back each once."""
+        """Log what happened; that the bus is away and that it is back each once.
+
+        Why a message was not taken stands in its row: topic and body may have values of inputs.
+        """
         for announcement_id, error in failed:
             if isinstance(error, MessageFault):
-                _log.error("announcement.refused", announcement=announcement_id, error=str(error))
+                _log.error("announcement.refused", announcement=announcement_id, fault=type(error).__name__)
             elif not isinstance(error, BusUnavailable):
-                _log.warning("announcement.not_taken", announcement=announcement_id, error=_told(error))
+                _log.warning("announcement.not_taken", announcement=announcement_id, fault=type(error).__name__)
             elif away and not self._away:
                 self._away = True
                 _log.warning("bus.away", error=str(error))

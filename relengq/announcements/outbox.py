@@ -72,7 +72,8 @@ class Outbox:
                 workflow = self._workflow(move.run)
             except ValidationError:  # another version of relengq wrote it
                 _log.exception("announcement.bug", run_id=move.run.id, topic=move.kind)
-                self._failed(session, move, move.kind, "this version of relengq does not understand the run's workflow")
+                reason = "this version of relengq does not understand the run's workflow"
+                self._failed(session, move, move.kind, reason, ValidationError)
                 continue
             for item in _wanted(workflow, move):
                 self._announce(session, move, workflow, item)
@@ -80,23 +81,25 @@ class Outbox:
     def _announce(self, session: Session, move: _Move, workflow: Workflow, item: str | Own) -> None:
         """Add one announcement. What cannot be made is told in the run's history, and harms nothing else."""
         topic = item if isinstance(item, str) else item.topic
+        kind: type[Exception]
         try:
             made = _event(move, workflow) if isinstance(item, str) else self._own(move, workflow, item)
         except (DBAPIError, PoolTimeout):
             raise
         except ExpressionFault as fault:
-            reason = str(fault)
+            reason, kind = str(fault), type(fault)
         except Exception as error:
             _log.exception("announcement.bug", run_id=move.run.id, topic=topic)
-            reason = f"a bug in relengq, {type(error).__name__}; its log has the traceback"
+            reason, kind = f"a bug in relengq, {type(error).__name__}; its log has the traceback", type(error)
         else:
             if made is not None:
                 session.add(made)
             return
-        self._failed(session, move, topic, reason)
+        self._failed(session, move, topic, reason, kind)
 
-    def _failed(self, session: Session, move: _Move, topic: str, reason: str) -> None:
-        _log.warning("announcement.failed", run_id=move.run.id, topic=topic, error=reason)
+    def _failed(self, session: Session, move: _Move, topic: str, reason: str, kind: type[Exception]) -> None:
+        """Tell the history why, and the log that: the reason may have values."""
+        _log.warning("announcement.failed", run_id=move.run.id, topic=topic, fault=kind.__name__)
         record(session, move.run, FAILED, now=move.line.at, note=f"{topic}: {reason}", step=move.step)
 
     def _own(self, move: _Move, workflow: Workflow, own: Own) -> Announcement | None:

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from relengq.engine.installation import Installation
 from relengq.engine.start import Order, Trigger, order, start_in
-from relengq.errors import InputFault, RelengqError, Unavailable
+from relengq.errors import ExpressionFault, InputFault, RelengqError, Unavailable
 from relengq.models import Run, ScheduleFire, ScheduleState
 from relengq.schedules import CatchUp, Schedule
 from relengq.site import Site
@@ -230,7 +230,7 @@ def _ordered(installation: Installation, name: str, schedule: Schedule) -> Order
     except Unavailable:
         raise
     except RelengqError as error:
-        if not isinstance(error, InputFault):  # its text may have values
+        if not isinstance(error, InputFault | ExpressionFault):  # their texts may have values
             _log.warning("schedule.refused", schedule=name, reason=str(error))
         return error
 

@@ -59,7 +59,7 @@ def send(installation: Installation, due: Iterable[Parcel]) -> int:
             except Exception:
                 # What the broker or its client refuses must not stand in the way of the others, now or at the next
                 # tick: it counts as sent and lost, and is tried again when that is found.
-                _log.exception("attempt.not_sent", attempt=parcel.label, queue=parcel.queue)
+                _log.exception("attempt.not_sent", attempt=parcel.attempt_id, queue=parcel.queue)
                 refused += 1
             tried.append(parcel.attempt_id)
     finally:

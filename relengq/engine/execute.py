@@ -43,7 +43,7 @@ def execute(installation: Installation, attempt_id: int, node: str) -> None:
         _log.info("attempt.not_claimed", attempt=attempt_id)
         return
     attempt, claimed, asked = found
-    log = _log.bind(run_id=claimed.run_id, attempt=claimed.label)
+    log = _log.bind(run_id=claimed.run_id, attempt=claimed.attempt_id, step=claimed.step)
     log.info("attempt.started")
     with Keeper(installation, claimed, since=asked) as keeper:
         ending = _play(installation, attempt, claimed, keeper)
@@ -123,7 +123,7 @@ def _play(installation: Installation, attempt: Attempt, claimed: Claim, keeper: 
         return Ending(AttemptState.FAILED, mask.text(f"this worker cannot play it: {error}"))
     except Exception as error:
         trace = mask.text(traceback.format_exc())  # an exception's text may have anything in it
-        _log.error("attempt.bug", run_id=claimed.run_id, attempt=claimed.label, exception=trace)
+        _log.error("attempt.bug", run_id=claimed.run_id, attempt=claimed.attempt_id, exception=trace)
         name = type(error).__name__
         return Ending(AttemptState.FAILED, f"a bug in relengq, {name}; the worker's log has the traceback")
     return _ending(outcome)

@@ -46,7 +46,7 @@ def hand_back(installation: Installation, node: str, host: str) -> int:
             now = installation.database.now(session)
             attempt_ended(session, installation, found, ending, now=now, who=f"worker {host}")
             runs.add(run.id)
-            _log.info("attempt.handed_back", run_id=run.id, attempt=found.label)
+            _log.info("attempt.handed_back", run_id=run.id, attempt=found.id, step=found.step.name)
     try:
         send_due(installation, runs)
     except BrokerUnavailable as error:  # the clock sends

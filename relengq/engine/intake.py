@@ -141,10 +141,10 @@ class Intake:
             except Unavailable:
                 raise
             except RelengqError as error:
-                plan.decisions[index] = parked(decision, str(error))
+                plan.decisions[index] = parked(decision, str(error), type(error))
             except Exception as error:
                 _log.exception("message.fault", message_id=plan.message.id, workflow=decision.verdict.workflow)
-                plan.decisions[index] = parked(decision, bug(error))
+                plan.decisions[index] = parked(decision, bug(error), type(error))
 
     def _all(self, plans: list[Plan], also: Also | None) -> Outcomes:
         """All in one transaction, or else each in one of its own.
@@ -155,7 +155,7 @@ class Intake:
             try:
                 return self._together(plans, also, careful=False)
             except IntegrityError as error:
-                _log.info("messages.taken_again", count=len(plans), error=str(error.orig))
+                _log.info("messages.taken_again", count=len(plans), error=str(error.orig).partition("\n")[0])
             except Unavailable as error:
                 if not _collided(error):
                     raise
@@ -195,9 +195,10 @@ class Intake:
 
 
 def _say(receipt: Receipt) -> None:
-    for workflow, reason in receipt.parked:
+    """Log what was parked. The sentence that says why stands in the parked message's row: it may have values."""
+    for (workflow, _), fault in zip(receipt.parked, receipt.faults, strict=True):
         _log.warning(
-            "message.parked", message_id=receipt.message_id, topic=receipt.topic, workflow=workflow, reason=reason
+            "message.parked", message_id=receipt.message_id, topic=receipt.topic, workflow=workflow, fault=fault
         )
 
 

@@ -60,7 +60,7 @@ class Keeper:
         """Why the play must stop, or None. A lease that could run out elsewhere is a reason of its own."""
         old = time.monotonic() - self._renewed + asleep() - self._slept
         if self._reason is None and old > self._lease * _GIVE_UP_AT:
-            _log.error("lease.not_renewed", run_id=self._claim.run_id, attempt=self._claim.label)
+            _log.error("lease.not_renewed", run_id=self._claim.run_id, attempt=self._claim.attempt_id)
             self._reason = Stop.LOST
         return self._reason
 

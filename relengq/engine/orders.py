@@ -80,7 +80,7 @@ def play_order(
     )
     pool = _pool(installation, content)
     return PlayOrder(
-        label=f"{run.workflow}: {step.label} #{prepared.attempt}",
+        label=f"{run.workflow}: {step.name} #{prepared.attempt}",
         playbooks=content / "playbooks",
         playbook=declared.playbook,
         workdir=settings.attempts_dir,

@@ -61,6 +61,8 @@ class Receipt:
     """The runs that it was kept for."""
     duplicates: tuple[tuple[str, str], ...] = ()
     """The workflows that had their run for it, each with the run's id; empty when it is, or was, parked instead."""
+    faults: tuple[str, ...] = ()
+    """For each of ``parked``, the kind of fault: the name of an error."""
 
 
 @dataclass
@@ -102,6 +104,7 @@ class _Account:
     def __init__(self) -> None:
         self.runs: list[str] = []
         self.parked: list[tuple[str, str]] = []
+        self.faults: list[str] = []
         self.awaiting: list[str] = []
         self.duplicates: list[tuple[str, str]] = []
         self.kept_before = False
@@ -130,7 +133,7 @@ class _Account:
             disposition = Disposition.UNMATCHED
         return Receipt(
             message.id, message.topic, disposition, tuple(self.runs), tuple(self.parked), tuple(self.awaiting),
-            tuple(self.duplicates),
+            tuple(self.duplicates), tuple(self.faults),
         )  # fmt: skip
 
 
@@ -183,7 +186,7 @@ class Taking:
         elif new is not None:
             self._guarded(message, verdict.workflow, account, lambda: self._start(message, new, account))
         else:
-            self._park(message, verdict.workflow, verdict.reason or "", account)
+            self._park(message, verdict.workflow, verdict.reason or "", decision.fault or "", account)
 
     def _start(self, message: Message, new: NewRun, account: _Account) -> None:
         if new.trigger_key and (known := self._known.get(new.trigger_key)):
@@ -192,7 +195,7 @@ class Taking:
         try:
             refuse_flood(self._session, self._installation)
         except Refused as error:
-            self._park(message, new.workflow.name, str(error), account)
+            self._park(message, new.workflow.name, str(error), type(error).__name__, account)
             return
         self._now += _RUN_TICK
         run, fresh = make_in(self._session, self._installation, new, self._now, sure=not self._careful)
@@ -214,7 +217,7 @@ class Taking:
         if message_id == message.id:
             account.own.add(run_id)
 
-    def _park(self, message: Message, workflow: str, reason: str, account: _Account) -> None:
+    def _park(self, message: Message, workflow: str, reason: str, fault: str, account: _Account) -> None:
         trigger = Trigger("message", waits.WHO, f"id:{message.id}")
         key = unique(trigger, workflow) or ""
         known = self._session.scalar(select(Run.id).where(Run.trigger_key == key))
@@ -225,6 +228,7 @@ class Taking:
             account.duplicates.append((workflow, ""))
         else:
             account.parked.append((workflow, reason))
+            account.faults.append(fault)
             self._parked[message.id, workflow] = ""
 
     def _keep(self, message: Message, patterns: Collection[str], received: datetime, account: _Account) -> None:
@@ -261,7 +265,7 @@ class Taking:
                 raise
             _log.exception("message.fault", message_id=message.id, topic=message.topic, workflow=workflow)
             account.back_to(before)
-            self._park(message, workflow, bug(error), account)
+            self._park(message, workflow, bug(error), type(error).__name__, account)
 
 
 def _known_runs(session: Session, starting: Iterable[NewRun]) -> dict[str, tuple[str, str]]:

@@ -18,7 +18,7 @@ from relengq.documents import Json
 from relengq.engine.installation import Installation
 from relengq.engine.orders import leaves
 from relengq.engine.start import Trigger, new_run, order_checked
-from relengq.errors import ExpressionFault, InputFault, MessageFault
+from relengq.errors import ExpressionFault, InputFault, MessageFault, SiteFault
 from relengq.execution import Mask
 from relengq.expressions import condition, render, why_false
 from relengq.inputs import check_inputs, mask
@@ -74,6 +74,8 @@ class Decision:
     workflow: Workflow | None = None
     values: dict[str, Json] | None = None
     """The checked inputs when it starts, secret ones in clear."""
+    fault: str | None = None
+    """Of which kind it is what parks it: the name of the error, without the values that its sentence may have."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,10 @@ def _decide(entries: tuple[_Entry, ...], message: Message, fault: str | None) ->
                 return _start(entry, message, fault)
             no.append(why)
         except (ExpressionFault, MessageFault, InputFault) as error:
-            park = park or _parked(entry, fault or str(error))
+            park = park or _parked(entry, fault or str(error), MessageFault if fault else type(error))
         except Exception as error:
             _log.exception("message.fault", message_id=message.id, topic=message.topic, workflow=entry.name)
-            park = park or _parked(entry, bug(error))
+            park = park or _parked(entry, bug(error), type(error))
     last = entries[-1]
     return park or Decision(Verdict(last.name, Outcome.NO, last.index, last.trigger.message, reason="; ".join(no)))
 
@@ -207,7 +209,7 @@ def _start(entry: _Entry, message: Message, fault: str | None) -> Decision:
     """What becomes of it when the condition holds. Raises ExpressionFault or InputFault."""
     workflow, trigger = entry.workflow, entry.trigger
     if entry.faults or fault or workflow is None:
-        return _parked(entry, entry.faults or fault or "")
+        return _parked(entry, entry.faults or fault or "", SiteFault if entry.faults else MessageFault)
     sees = message.context()
     inputs = render(dict(trigger.inputs), sees)
     values = check_inputs(workflow.inputs, inputs if isinstance(inputs, dict) else {})
@@ -215,7 +217,7 @@ def _start(entry: _Entry, message: Message, fault: str | None) -> Decision:
     if trigger.key is not None:
         rendered = _text(render(trigger.key, sees))
         if not rendered.strip():
-            return _parked(entry, "its key is empty")
+            return _parked(entry, "its key is empty", ExpressionFault)
         key = f"key:{_without_secrets(rendered, workflow, values)}"
     verdict = Verdict(entry.name, Outcome.START, entry.index, trigger.message, mask(workflow.inputs, values), key)
     return Decision(verdict, workflow, values)
@@ -236,14 +238,15 @@ def _tells(key: str, hidden: Sequence[str]) -> bool:
     return Mask(hidden).text(key) != key
 
 
-def _parked(entry: _Entry, reason: str) -> Decision:
-    return Decision(Verdict(entry.name, Outcome.PARK, entry.index, entry.trigger.message, reason=reason))
+def _parked(entry: _Entry, reason: str, kind: type[Exception]) -> Decision:
+    verdict = Verdict(entry.name, Outcome.PARK, entry.index, entry.trigger.message, reason=reason)
+    return Decision(verdict, fault=kind.__name__)
 
 
-def parked(decision: Decision, reason: str) -> Decision:
+def parked(decision: Decision, reason: str, kind: type[Exception]) -> Decision:
     """The decision when something else than the message stands in the way."""
     verdict = replace(decision.verdict, outcome=Outcome.PARK, inputs=None, key=None, reason=reason)
-    return Decision(verdict)
+    return Decision(verdict, fault=kind.__name__)
 
 
 def _text(value: Json) -> str:

@@ -21,7 +21,7 @@ class PlayOrder:
     """One play of one playbook. Its ``repr`` shows no values."""
 
     label: str
-    """What people call it: ``nightly-compose: createrepo [x86_64] #1``."""
+    """What the log calls it, without values of inputs: ``nightly-compose: createrepo #1``."""
     playbooks: Path
     """The Ansible project: where the playbook, roles, inventory and ansible.cfg are; the working directory
     too.

@@ -35,6 +35,8 @@ class Claim:
     fence: int
     number: int
     label: str
+    step: str
+    """The step's name, without what a matrix made of inputs."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ def _with_run(run: Run, attempt: Attempt) -> Attempt:
 
 def claim_of(attempt: Attempt) -> Claim:
     """The right to play an attempt that was taken."""
-    return Claim(attempt.id, attempt.run_id, attempt.step_id, attempt.fence, attempt.number, attempt.label)
+    return Claim(
+        attempt.id, attempt.run_id, attempt.step_id, attempt.fence, attempt.number, attempt.label, attempt.step.name
+    )
 
 
 def renew(session: Session, held: Claim, *, now: datetime, lease: timedelta) -> str | None:
@@ -196,7 +200,7 @@ def renew(session: Session, held: Claim, *, now: datetime, lease: timedelta) -> 
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
-        raise StaleAttempt(f"attempt {held.label} of run {held.run_id} is no longer held by this worker")
+        raise StaleAttempt(f"attempt {held.attempt_id} of run {held.run_id} is no longer held by this worker")
     reason: str | None = row[0]
     return reason
 
@@ -214,7 +218,7 @@ def held_attempt(session: Session, held: Claim, clock: Database) -> tuple[Attemp
     ).all()
     attempt = next((row.Attempt for row in rows if row.Attempt is not None), None)
     if run is None or attempt is None or attempt.fence != held.fence or attempt.state is not AttemptState.RUNNING:
-        raise StaleAttempt(f"attempt {held.label} of run {held.run_id} is no longer held by this worker")
+        raise StaleAttempt(f"attempt {held.attempt_id} of run {held.run_id} is no longer held by this worker")
     set_committed_value(run, "steps", [row.Step for row in rows])
     return _with_run(run, attempt), in_utc(rows[0].now)
 
