@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -70,9 +71,9 @@ class Intake:
         plans = self._plans(messages, who, may)
         with self._installation.database.read() as session:
             patterns = waits.waited_patterns(session)
-        if not any(plan.decisions or fits(patterns, plan.message.topic) for plan in plans):
+        if not any(plan.decisions or plan.awaited or fits(patterns, plan.message.topic) for plan in plans):
             return [Receipt(plan.message.id, plan.message.topic, Disposition.UNMATCHED) for plan in plans]
-        done = self._all(plans, also)
+        done = self._all(plans, also, anew=who != waits.WHO)
         queued = done.queued | _patiently(lambda: deliver(self._installation, done.kept))
         self._send(queued)
         return done.receipts
@@ -122,7 +123,9 @@ class Intake:
 
     def _plans(self, messages: Sequence[Message], who: str, may: May | None) -> list[Plan]:
         triggers = self._now()
-        plans = [Plan(message, self._decisions(triggers, message)) for message in messages]
+        plans = [
+            Plan(message, self._decisions(triggers, message), triggers.awaited(message.topic)) for message in messages
+        ]
         starting = [plan for plan in plans if any(each.verdict.outcome is Outcome.START for each in plan.decisions)]
         at = self._installation.revision() if starting else None
         for plan in starting:
@@ -146,14 +149,14 @@ class Intake:
                 _log.exception("message.fault", message_id=plan.message.id, workflow=decision.verdict.workflow)
                 plan.decisions[index] = parked(decision, bug(error), type(error))
 
-    def _all(self, plans: list[Plan], also: Also | None) -> Outcomes:
+    def _all(self, plans: list[Plan], also: Also | None, *, anew: bool) -> Outcomes:
         """All in one transaction, or else each in one of its own.
 
         When another listener has just made the same run, that is found at the second try.
         """
         for _ in range(_TRIES):
             try:
-                return self._together(plans, also, careful=False)
+                return self._together(plans, also, careful=False, anew=anew)
             except IntegrityError as error:
                 _log.info("messages.taken_again", count=len(plans), error=str(error.orig).partition("\n")[0])
             except Unavailable as error:
@@ -164,13 +167,14 @@ class Intake:
                 break
         done = Outcomes()
         for plan in plans:
-            done.add(_patiently(lambda plan=plan: self._together([plan], also, careful=True)))  # type: ignore[misc]
+            alone = partial(self._together, [plan], also, careful=True, anew=anew)
+            done.add(_patiently(alone))
         return done
 
-    def _together(self, plans: Sequence[Plan], also: Also | None, *, careful: bool) -> Outcomes:
+    def _together(self, plans: Sequence[Plan], also: Also | None, *, careful: bool, anew: bool) -> Outcomes:
         database = self._installation.database
         with database.write() as session:
-            taking = Taking(session, self._installation, plans, careful=careful)
+            taking = Taking(session, self._installation, plans, careful=careful, anew=anew)
             receipts = [taking.take(plan) for plan in plans]
             if also is not None:
                 also(session, receipts)

@@ -71,6 +71,8 @@ class Plan:
 
     message: Message
     decisions: list[Decision]
+    awaited: tuple[str, ...] = ()
+    """The patterns of the site's ``wait_for`` steps that it fits."""
     runs: dict[int, NewRun] = field(default_factory=dict)
     """What the decisions to start make, by their index."""
 
@@ -138,15 +140,26 @@ class _Account:
 
 
 class Taking:
-    """One transaction. ``careful`` puts each part into a savepoint, and parks what raises something unexpected."""
+    """One transaction. ``careful`` puts each part into a savepoint, and parks what raises something unexpected.
+
+    A message that came before is ``anew`` for runs that were made since when a person hands it in, and not when a
+    broker delivers it again.
+    """
 
     def __init__(
-        self, session: Session, installation: Installation, plans: Sequence[Plan], *, careful: bool = False
+        self,
+        session: Session,
+        installation: Installation,
+        plans: Sequence[Plan],
+        *,
+        careful: bool = False,
+        anew: bool = False,
     ) -> None:
         self.kept: dict[str, set[int]] = {}
         self._session = session
         self._installation = installation
         self._careful = careful
+        self._anew = anew
         self._now = installation.database.now(session)
         # What turns such moments into those of ``time.monotonic``.
         self._since = time.monotonic() - self._now.timestamp()
@@ -170,7 +183,7 @@ class Taking:
         # Each message has a moment of its own, and what it starts begins after it and before the next message.
         self._now += _TICK
         received = self._now
-        waiting = fits(self._patterns, plan.message.topic)
+        waiting = {*fits(self._patterns, plan.message.topic), *plan.awaited}
         for index, decision in enumerate(plan.decisions):
             self._decided(plan, decision, plan.runs.get(index), account)
         if waiting:
@@ -239,12 +252,16 @@ class Taking:
         for pattern in patterns:
             runs |= self._waiting[pattern] | self._made.get(pattern, set())
         runs -= account.own
-        if not runs:
-            return
         if len(message.raw) > parking.BODY_KEPT:
-            _log.warning("message.too_large_to_keep", message_id=message.id, topic=message.topic, size=len(message.raw))
+            if runs:
+                size = len(message.raw)
+                _log.warning("message.too_large_to_keep", message_id=message.id, topic=message.topic, size=size)
             return
         row_id, fresh = waits.keep(self._session, message, received)
+        if not runs:
+            return  # it stays for a while: the run that waits for it may be in a transaction of another process
+        if not fresh and self._anew:
+            fresh = waits.renew(self._session, row_id, runs, received)
         if fresh:
             account.awaiting += sorted(runs)
         account.kept_before = not fresh

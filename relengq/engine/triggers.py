@@ -18,6 +18,7 @@ from relengq.documents import Json
 from relengq.engine.installation import Installation
 from relengq.engine.orders import leaves
 from relengq.engine.start import Trigger, new_run, order_checked
+from relengq.engine.waits import SENT_AT, WHO
 from relengq.errors import ExpressionFault, InputFault, MessageFault, SiteFault
 from relengq.execution import Mask
 from relengq.expressions import condition, render, why_false
@@ -114,6 +115,9 @@ class Triggers:
                 self._entries += _of_faulty(site, name, known)
         self._entries = [entry for entry in self._entries if only in (None, entry.name)]
         self._found = lru_cache(_TOPICS)(self._find)
+        self._waits = sorted({pattern for workflow in self.sound.values() for pattern in workflow.waits.values()})
+        self.awaited = lru_cache(_TOPICS)(self._find_awaited)
+        """By topic, the patterns of ``wait_for`` steps that it fits: a run of theirs may wait that nobody knows yet."""
 
     def wanted(self, topic: str) -> bool:
         """Whether any trigger's pattern fits the topic."""
@@ -121,8 +125,7 @@ class Triggers:
 
     def patterns(self) -> set[str]:
         """The patterns of all triggers, and of all ``wait_for`` steps."""
-        waited = {pattern for workflow in self.sound.values() for pattern in workflow.waits.values()}
-        return waited | {entry.trigger.message for entry in self._entries}
+        return {*self._waits, *(entry.trigger.message for entry in self._entries)}
 
     def judge(self, message: Message) -> list[Verdict]:
         """What each workflow whose patterns fit makes of it. Never raises for what is in the message."""
@@ -140,6 +143,9 @@ class Triggers:
                 found.setdefault(entry.name, []).append(entry)
         return tuple(map(tuple, found.values()))
 
+    def _find_awaited(self, topic: str) -> tuple[str, ...]:
+        return tuple(pattern for pattern in self._waits if topic_matches(pattern, topic))
+
 
 def prepare(installation: Installation, decision: Decision, message: Message, who: str, at: Revision | None) -> NewRun:
     """The run that a decision to start leads to, prepared before the transaction.
@@ -152,6 +158,8 @@ def prepare(installation: Installation, decision: Decision, message: Message, wh
     detail: dict[str, Json] = {"message_id": message.id, "topic": message.topic}
     if key.startswith("key:"):
         detail["key"] = key.removeprefix("key:")[:_KEY_SHOWN]
+    if who == WHO and (sent_at := message.sent_at) is not None:
+        detail[SENT_AT] = sent_at.isoformat()
     ordered = order_checked(installation, workflow, values, at)
     return new_run(ordered, Trigger("message", who, key, detail))
 

@@ -23,13 +23,13 @@ class Wait(Base):
     """The step's place in the chain."""
     pattern: Mapped[str] = mapped_column(String(255), index=True)
     since: Mapped[datetime]
-    """When the run was made: older messages do not count."""
+    """When the run was made. Which messages count by that says ``relengq.engine.waits``."""
 
     run: Mapped[Run] = relationship()
 
 
 class KeptMessage(Base):
-    """A message that fits the pattern of a wait. It goes when no unfinished run can ask for it any more."""
+    """A message that fits the pattern of a ``wait_for`` step. It goes when no run can ask for it any more."""
 
     __tablename__ = "kept_messages"
 

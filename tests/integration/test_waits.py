@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -38,6 +39,10 @@ AT_ONCE = """
     steps:
       - {name: ci, wait_for: {message: 'org.centos.*.ci.#', if: msg.ok, timeout: 1h, on_timeout: continue}}
       - {name: after, playbook: hello.yml}
+"""
+TAGGED = """
+    on: [{message: org.x.tag}]
+    steps: [{name: ci, wait_for: {message: org.x.ci}}]
 """
 STARTED = """
     on: [{message: a.begin, key: '{{ msg.key }}'}]
@@ -111,11 +116,13 @@ def test_in_a_batch_what_comes_after_the_start_counts_and_what_comes_before_does
 
 def test_a_run_does_not_wait_for_the_message_that_started_it(make_bench: MakeBench) -> None:
     bench = make_bench(started=STARTED)
+    other = bench.start("started")  # a run that another one's message is kept for
     message = bench.message("a.begin", key="k")
     [receipt] = bench.receive(message)
-    bench.start("started")  # a run that another one's message is kept for
-    [again] = bench.receive(message)
-    assert again.disposition == "awaited"
+    assert (receipt.disposition, receipt.awaiting) == ("started", (other,))
+    assert bench.receive(message)[0].disposition == "duplicate"
+    bench.tick()
+    assert bench.steps(other)["more"] == "succeeded"
     assert bench.steps(receipt.runs[0])["more"] == "waiting"
     bench.receive(bench.message("a.begin", key="k"))
     assert bench.steps(receipt.runs[0])["more"] == "succeeded", "another message with the same key counts"
@@ -183,7 +190,6 @@ def test_a_run_that_is_over_waits_for_nothing(make_bench: MakeBench) -> None:
     control.cancel(bench.installation, run_id, who="alice")
     assert count(bench, Wait) == 0
     assert [each.disposition for each in bench.receive(passed(bench))] == ["unmatched"]
-    assert count(bench, KeptMessage) == 0
 
 
 def test_a_run_that_is_skipped_waits_for_nothing(make_bench: MakeBench) -> None:
@@ -208,6 +214,24 @@ def test_messages_of_no_use_are_forgotten(make_bench: MakeBench) -> None:
     control.cancel(bench.installation, run_id, who="alice")
     bench.tick()
     assert count(bench, KeptMessage) == 0
+
+
+def test_a_message_that_no_run_waits_for_yet_is_kept_for_minutes_and_no_longer(make_bench: MakeBench) -> None:
+    bench = make_bench(waiting=WAITING, other="steps: [{name: long, wait_for: {message: org.other, if: msg.n == 2}}]")
+    bench.start("other")
+    _age(bench, Wait, hours=1000)
+    receipts = bench.receive(passed(bench), bench.message("org.other", n=1), bench.message("org.unknown"))
+    assert [each.disposition for each in receipts] == ["unmatched", "awaited", "unmatched"]
+    bench.tick()
+    assert count(bench, KeptMessage) == 2, "what fits no pattern of the site is not kept at all"
+    _age(bench, KeptMessage, hours=1)
+    bench.tick()
+    assert _topics(bench) == ["org.other"], "a wait of another topic keeps nothing"
+
+
+def _topics(bench: Bench) -> list[str]:
+    with bench.installation.database.read() as session:
+        return list(session.scalars(select(KeptMessage.topic)))
 
 
 def _age(bench: Bench, table: type[Wait] | type[KeptMessage], *, hours: int) -> None:
@@ -362,6 +386,62 @@ def test_a_step_that_begins_to_wait_while_its_message_is_kept_gets_it(make_bench
         taking.result(60)
         ending.result(60)
     assert worker.steps(run_id)["ci"] == "succeeded"
+
+
+def test_a_message_that_another_listener_takes_while_its_run_is_made_counts(make_bench: MakeBench) -> None:
+    first, second = make_bench(tagged=TAGGED), make_bench()
+    with ThreadPoolExecutor(2) as pool, paused(first) as (there, go_on):
+        starting = pool.submit(first.receive, first.message("org.x.tag", build="z"))
+        assert there.wait(60), "the run is made, and that is not committed"
+        taking = pool.submit(second.receive, second.message("org.x.ci", build="z", result="passed"))
+        if not first.installation.database.sqlite:  # which lets nobody write meanwhile
+            assert taking.result(60)[0].disposition == "unmatched", "nobody is known to wait for it"
+        go_on.set()
+        [run_id] = starting.result(60)[0].runs
+        taking.result(60)
+    first.tick()
+    assert first.run(run_id).steps[0].outputs == {"build": "z", "result": "passed"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "counts"),
+    [("2026-11-20T05:15:02+00:00", True), ("2026-11-20T05:15:01+00:00", False), (None, False)],
+    ids=["sent after the trigger", "not sent after the trigger", "nobody knows when"],
+)
+def test_what_another_listener_took_before_the_trigger_counts_when_it_was_sent_after_it(
+    make_bench: MakeBench, sent: str | None, counts: bool
+) -> None:
+    first, second = make_bench(tagged=TAGGED), make_bench()
+    second.receive(_sent(second.message("org.x.ci", result="passed"), sent))
+    [receipt] = first.receive(_sent(first.message("org.x.tag"), "2026-11-20T05:15:01+00:00"))
+    first.tick()
+    assert first.run(receipt.runs[0]).state == ("succeeded" if counts else "waiting")
+
+
+def test_a_message_of_an_hour_ago_does_not_count_whenever_it_was_sent(make_bench: MakeBench) -> None:
+    bench = make_bench(tagged=TAGGED)
+    bench.receive(_sent(bench.message("org.x.ci", result="passed"), "2026-11-20T05:15:02+00:00"))
+    _age(bench, KeptMessage, hours=1)
+    [receipt] = bench.receive(_sent(bench.message("org.x.tag"), "2026-11-20T05:15:01+00:00"))
+    assert bench.steps(receipt.runs[0]) == {"ci": "waiting"}
+
+
+@pytest.mark.parametrize(("who", "disposition"), [("bus", "duplicate"), ("alice", "awaited")])
+def test_what_came_before_the_run_counts_when_a_person_hands_it_in_again_and_not_when_the_broker_does(
+    make_bench: MakeBench, who: str, disposition: str
+) -> None:
+    bench = make_bench(tagged=TAGGED)
+    message = bench.message("org.x.ci", result="passed")
+    bench.receive(message)
+    [receipt] = bench.receive(bench.message("org.x.tag"))
+    assert [each.disposition for each in bench.intake.take([message], who=who)] == [disposition]
+    assert bench.steps(receipt.runs[0]) == {"ci": "waiting" if who == "bus" else "succeeded"}
+    bench.tick()
+    assert bench.steps(receipt.runs[0]) == {"ci": "waiting" if who == "bus" else "succeeded"}, "and so it stays"
+
+
+def _sent(message: Message, moment: str | None) -> Message:
+    return replace(message, headers={"sent-at": moment} if moment else {})
 
 
 def test_two_listeners_with_one_message_end_a_wait_once(make_bench: MakeBench) -> None:
