@@ -17,10 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from relengq import queues
 from relengq.documents import Json
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-_QUEUE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _SIZE = r"^[0-9]{1,15}([KMGT]i?B?)?$"
 _SECRET_NAME = re.compile(r"(?i)(^|_)(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY|CREDENTIALS?)$")
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|\$ANSIBLE_VAULT;|://[^/\s:@]*:[^/\s@]+@")
@@ -73,6 +73,9 @@ def _no_secret(name: str, value: str) -> str | None:
     return None
 
 
+_QueueName = Annotated[
+    str, AfterValidator(queues.checked), WithJsonSchema({"type": "string", "pattern": queues.PATTERN})
+]
 Size = Annotated[
     int,
     BeforeValidator(_bytes),
@@ -193,7 +196,7 @@ class Pool(_Part):
     )
     description: str = Field("", max_length=2000, description="What the pool is for, and where it runs.")
     queues: Annotated[
-        list[Annotated[str, Field(pattern=_QUEUE)]],
+        list[_QueueName],
         Field(min_length=1, max_length=100),
         AfterValidator(_without_duplicates),
     ] = Field(description="Queues that its workers serve.")

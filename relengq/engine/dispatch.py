@@ -22,6 +22,9 @@ _LOOKED_AT = 10_000
 _LONGER = 10
 _log = structlog.get_logger(__name__)
 
+_uncounted: set[str] = set()
+"""Queues of which it has been said that they cannot be counted."""
+
 
 def send_due(installation: Installation, run_ids: Collection[str] | None = None) -> int:
     """Send attempts that are due and were not sent yet, of some runs, or one batch of all. Returns how many.
@@ -108,7 +111,7 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
     task for each attempt that waits is left alone: they only wait for a free worker. With fewer, those that are missing
     cannot be told from the others, so after a longer time, and more seldom each time, everything is sent again: of
     several deliveries one can be claimed. So a queue never has more than two tasks for each attempt that waits, however
-    long it waits. Raises BrokerUnavailable.
+    long it waits. A queue that cannot be counted is left alone. Raises BrokerUnavailable.
     """
     patience = timedelta(seconds=installation.settings.resend_seconds)
     waiting = (Attempt.state == AttemptState.QUEUED, Attempt.sent_at < now - patience)
@@ -140,11 +143,29 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
 
 def _short(installation: Installation, queues: Collection[str]) -> dict[str, int]:
     """Those of the queues that have fewer tasks in the broker than attempts were sent to them, with how many."""
-    lengths = {queue: queue_length(queue) or 0 for queue in queues}
+    lengths = {queue: length for queue in queues if (length := _length(queue)) is not None}
     with installation.database.read() as session:
         rows = session.execute(
             select(Attempt.queue, func.count())
-            .where(Attempt.queue.in_(queues), Attempt.state == AttemptState.QUEUED, Attempt.sent_at.is_not(None))
+            .where(Attempt.queue.in_(lengths), Attempt.state == AttemptState.QUEUED, Attempt.sent_at.is_not(None))
             .group_by(Attempt.queue)
         )
         return {queue: lengths[queue] for queue, waiting in rows if lengths[queue] < waiting}
+
+
+def _length(queue: str) -> int | None:
+    """How many tasks a queue has, 0 when there is no such queue; None, and a word about it, when it cannot be asked.
+
+    Somebody else's queue, or what is no queue, must not keep those of all the others from being looked at.
+    """
+    try:
+        length = queue_length(queue) or 0
+    except BrokerUnavailable:
+        raise
+    except Exception as error:
+        if queue not in _uncounted:
+            _log.warning("queue.not_counted", queue=queue, error=f"{type(error).__name__}: {error}")
+        _uncounted.add(queue)
+        return None
+    _uncounted.discard(queue)
+    return length

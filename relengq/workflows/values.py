@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
+from relengq import queues
 from relengq.documents import Json
 from relengq.errors import ExpressionFault
 from relengq.expressions import is_template, unwrap
@@ -35,7 +36,6 @@ relengq
 """Names that Ansible gives a meaning of its own (its "special variables" and playbook keywords), and ours."""
 
 _WORD = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
-_QUEUE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _TOPIC_WORD = re.compile(r"[^.*#\s]+|\*|#")
 
 
@@ -63,16 +63,15 @@ def _template(value: object) -> str:
 def queue_name(value: object) -> str:
     """The value as a queue's name. Raises ExpressionFault when it is none: expressions may render anything."""
     text = value if isinstance(value, str) else str(value)
-    if not re.fullmatch(_QUEUE, text):
-        raise ExpressionFault(f"'{text[:100]}' is no name of a queue: letters, digits, '.', '_' and '-', at most 100.")
-    return text
+    try:
+        return queues.checked(text)
+    except ValueError as error:
+        raise ExpressionFault(f"'{text[:100]}' is no name of a queue: {error}.") from None
 
 
 def _queue(value: object) -> str:
     text = _template(value)
-    if not is_template(text) and not re.fullmatch(_QUEUE, text):
-        raise ValueError("a queue's name has letters, digits, '.', '_' and '-' only, at most 100")
-    return text
+    return text if is_template(text) else queues.checked(text)
 
 
 def _topic_pattern(value: str) -> str:

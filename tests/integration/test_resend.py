@@ -9,10 +9,13 @@ from datetime import timedelta
 
 import pytest
 from amqp.exceptions import PreconditionFailed
+from redis.exceptions import ResponseError
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from relengq.engine import dispatch
 from relengq.engine.installation import Parcel
+from relengq.errors import BrokerUnavailable
 from relengq.models import Attempt
 from relengq.testing import Bench
 
@@ -85,6 +88,36 @@ def test_what_an_empty_queue_has_lost_is_found_behind_any_number_that_wait_elsew
     broker["other"] = 0
     assert _look(bench, broker, timedelta(seconds=bench.settings.resend_seconds + 1)) == 1
     assert broker["other"] == 1
+
+
+def test_a_queue_that_cannot_be_counted_keeps_no_other_from_being_looked_at(
+    bench: Bench, broker: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(queue: str) -> int | None:
+        if queue == "strange":
+            raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+        return broker[queue] or None
+
+    monkeypatch.setattr(dispatch, "queue_length", strange)
+    monkeypatch.setattr(dispatch, "_uncounted", set())
+    with bench.installation.database.write() as session:
+        oldest = select(Attempt.id).order_by(Attempt.id).limit(1).scalar_subquery()
+        session.execute(update(Attempt).where(Attempt.id == oldest).values(queue="strange"))
+    broker.clear()
+    with capture_logs() as logs:
+        assert [_look(bench, broker, HOUR * hours) for hours in (1, 2)] == [WAITING - 1, 0]
+    assert [(line["event"], line["queue"]) for line in logs if "queue" in line] == [("queue.not_counted", "strange")]
+
+
+def test_a_broker_that_is_away_is_told_whatever_else_cannot_be_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> int:
+        raise BrokerUnavailable("The broker does not answer.")
+
+    monkeypatch.setattr(dispatch, "queue_length", away)
+    with pytest.raises(BrokerUnavailable):
+        _look(bench, Counter(), HOUR)
 
 
 def test_what_the_broker_refuses_keeps_nothing_else_from_being_sent(

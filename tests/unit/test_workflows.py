@@ -6,14 +6,17 @@ from __future__ import annotations
 import json
 import re
 
+import kombu.transport.redis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from relengq import documents
+from relengq.errors import ExpressionFault
 from relengq.pools import Pool
 from relengq.workflows import ApprovalStep, PlaybookStep, WaitForStep, Workflow, topic_matches
+from relengq.workflows.values import queue_name
 
 NIGHTLY = """
 description: Compose a release every night, test it, publish it when it is good.
@@ -103,6 +106,7 @@ def test_what_is_stored_with_runs_is_the_same_workflow() -> None:
         ({"playbook": "x.sh"}, "playbook"),
         ({"queue": "a b"}, "queue"),
         ({"queue": "a\n"}, "queue"),
+        ({"queue": "unacked"}, "queue"),
         ({"on_lost": "panic"}, "on_lost"),
         ({"when": ""}, "when"),
         ({"when": 3}, "when"),
@@ -198,6 +202,33 @@ def test_hostile_topics_cost_nothing() -> None:
     assert not topic_matches(".".join(["#", "a"] * 60), ".".join(["a"] * 59))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unacked", "unacked_index", "unacked_mutex", "_kombu.binding.default", "default\x06\x163", "amq.gen-x",
+        "relengq", "celeryev", "celeryev.b2f0", "celery_delayed_27", "w1@host.celery.pidbox",
+        "b2f0.reply.celery.pidbox", "",
+    ],
+)  # fmt: skip
+def test_no_expression_makes_a_queue_of_what_is_the_brokers_own(name: str) -> None:
+    with pytest.raises(ExpressionFault, match="is no name of a queue: "):
+        queue_name(name)
+
+
+@pytest.mark.parametrize("name", ["default", "compose-x86_64", "acked", "unacked2", "kombu", "amq", "celery", "pidbox"])
+def test_other_names_are_free(name: str) -> None:
+    assert queue_name(name) == name
+
+
+def test_what_kombu_keeps_in_redis_is_the_name_of_no_queue() -> None:
+    channel = kombu.transport.redis.Channel
+    keys = [getattr(channel, name) for name in vars(channel) if name.endswith("_key")]
+    assert "unacked" in keys
+    for key in (*keys, channel.keyprefix_queue % "x", channel.keyprefix_binding_deadlines, f"x{channel.sep}3"):
+        with pytest.raises(ExpressionFault):
+            queue_name(key)
+
+
 def test_a_pool_is_read() -> None:
     pool = Pool.model_validate(
         {
@@ -216,6 +247,7 @@ def test_a_pool_is_read() -> None:
         {"queues": []},
         {"queues": ["a", "a"]},
         {"queues": ["a b"]},
+        {"queues": ["default", "unacked_index"]},
         {"queues": ["a"], "concurrency": 0},
         {"queues": ["a"], "limits": {"memory": "lots"}},
         {"queues": ["a"], "limits": {"memory": 1000}},
