@@ -15,7 +15,7 @@ from relengq.engine.installation import Installation
 from relengq.models import Worker
 from relengq.pools import Pool
 from relengq.runs.timeline import ALIVE
-from relengq.secrets import Missing, Surroundings, examine, exposed, password_file
+from relengq.secrets import Missing, Surroundings, examine, exposed, password_file, withheld
 
 
 def secrets(installation: Installation) -> Findings:
@@ -35,7 +35,7 @@ def secrets(installation: Installation) -> Findings:
                 "Call doctor as the user of the worker.",
             )  # fmt: skip
             continue
-        around = Surroundings(installation.settings.site, environment)
+        around = Surroundings(installation.settings.site, environment, withheld(installation.site.pools.values()))
         yield from _of_pool(pool, around, Level.WARN if worker is None else Level.BAD)
         yield from _exposed(pool, around)
 

@@ -19,11 +19,12 @@ from relengq.documents import Json
 from relengq.engine.consequences import attempt_ended
 from relengq.engine.context import OUTPUTS_LIMIT
 from relengq.engine.dispatch import parcels, send
+from relengq.engine.hidden import Hidden
 from relengq.engine.installation import Installation, Parcel
 from relengq.engine.keeper import Keeper
-from relengq.engine.orders import leaves, play_order, pool_secrets, prepare
+from relengq.engine.orders import play_order, pool_secrets, prepare
 from relengq.errors import BrokerUnavailable, DatabaseUnavailable, RelengqError, RevisionMissing, StaleAttempt
-from relengq.execution import Mask, Outcome, Stop, play
+from relengq.execution import Outcome, Stop, play
 from relengq.logs import Recorder
 from relengq.models import Attempt
 from relengq.runs.attempts import Claim, Ending, WorkerIdentity, claim_of, has_ended, held_attempt, take
@@ -98,17 +99,17 @@ def _claim(installation: Installation, attempt_id: int, who: WorkerIdentity) -> 
 
 def _play(installation: Installation, attempt: Attempt, claimed: Claim, keeper: Keeper) -> Ending:
     """Prepare and play. What cannot be prepared, or breaks, fails the attempt with its sentence."""
-    mask = Mask(())
+    hidden = Hidden({}, {})
     try:
         prepared = prepare(attempt)
         inputs = installation.secrets.open(prepared.run.sealed_inputs)
-        mask = Mask(leaves(inputs))
+        hidden = Hidden(prepared.run.inputs, inputs)
         run = prepared.run
         wanted = Wanted(run.revision, run.dirty, run.host)
         with leased(installation.settings, wanted, lambda: keeper.stop() is not None) as content:
             secrets = pool_secrets(installation, prepared, content)
-            mask = Mask([*leaves(inputs), *secrets.values()])
-            order = play_order(installation, prepared, inputs, secrets, content)
+            hidden.secrets(secrets.values())
+            order = play_order(installation, prepared, inputs, secrets, hidden, content)
             if reason := keeper.stop():
                 return _unplayed(reason)
             spool = installation.settings.attempts_dir
@@ -116,13 +117,13 @@ def _play(installation: Installation, attempt: Attempt, claimed: Claim, keeper: 
                 outcome = play(order, recorder, keeper.stop, keeper.until)
     except RevisionMissing as fault:
         reason = keeper.stop()
-        return _unplayed(reason) if reason else Ending(AttemptState.FAILED, mask.text(str(fault)))
+        return _unplayed(reason) if reason else Ending(AttemptState.FAILED, hidden.mask().text(str(fault)))
     except RelengqError as fault:
-        return Ending(AttemptState.FAILED, mask.text(str(fault)))
+        return Ending(AttemptState.FAILED, hidden.mask().text(str(fault)))
     except OSError as error:
-        return Ending(AttemptState.FAILED, mask.text(f"this worker cannot play it: {error}"))
+        return Ending(AttemptState.FAILED, hidden.mask().text(f"this worker cannot play it: {error}"))
     except Exception as error:
-        trace = mask.text(traceback.format_exc())  # an exception's text may have anything in it
+        trace = hidden.mask().text(traceback.format_exc())  # an exception's text may have anything in it
         _log.error("attempt.bug", run_id=claimed.run_id, attempt=claimed.attempt_id, exception=trace)
         name = type(error).__name__
         return Ending(AttemptState.FAILED, f"a bug in relengq, {name}; the worker's log has the traceback")

@@ -12,6 +12,7 @@ from billiard import process
 
 from relengq.documents import Json
 from relengq.engine import context
+from relengq.engine.hidden import Hidden
 from relengq.engine.installation import Installation
 from relengq.errors import AttemptFault
 from relengq.execution import Means, PlayOrder, Warm
@@ -53,8 +54,10 @@ def prepare(attempt: Attempt) -> Prepared:
 
 def pool_secrets(installation: Installation, prepared: Prepared, content: Path) -> dict[str, str]:
     """The secrets that the step gets, as they are on this worker now. Raises SecretFault for one that is not there."""
-    pool = _pool(installation, content) if prepared.secrets else None
-    return resolve(prepared.secrets, pool, _around(installation))
+    if not prepared.secrets:
+        return {}
+    pools = _pools(installation, content)
+    return resolve(prepared.secrets, _own_pool(pools), _around(installation, withheld(pools.values())))
 
 
 def play_order(
@@ -62,11 +65,13 @@ def play_order(
     prepared: Prepared,
     inputs: Mapping[str, Json],
     secrets: Mapping[str, str],
+    hidden: Hidden,
     content: Path,
 ) -> PlayOrder:
     """What to play, with the files in ``content``, with secret inputs and secrets of the pool.
 
-    Raises AttemptFault, ExpressionFault (whose text may have values of secrets) or OSError.
+    What expressions make of secrets is added to ``hidden``. Raises AttemptFault, ExpressionFault (whose text may have
+    values of secrets) or OSError.
     """
     settings = installation.settings
     run, step, declared = prepared.run, prepared.step, prepared.declared
@@ -78,22 +83,25 @@ def play_order(
         inputs={**run.inputs, **inputs},
         matrix=step.matrix,
     )
-    pool = _pool(installation, content)
+    pools = _pools(installation, content)
+    pool = _own_pool(pools)
+    variables = _variables(prepared, sees, secrets, hidden)
+    limit = _text(declared.limit, sees, "limit", hidden)
     return PlayOrder(
         label=f"{run.workflow}: {step.name} #{prepared.attempt}",
         playbooks=content / "playbooks",
         playbook=declared.playbook,
         workdir=settings.attempts_dir,
-        variables=_variables(prepared, sees, secrets),
+        variables=variables,
         environment=_environment(installation, pool, content),
-        withheld=withheld(pool) if pool else frozenset(),
-        hidden=(*leaves(inputs), *secrets.values()),
+        withheld=withheld(pools.values()),
+        hidden=hidden.values,
         timeout=declared.timeout,
         memory=pool.limits.memory if pool else None,
         guard=Means(settings.process_guard),
         warm=_warm(installation, pool),
         inventory=declared.inventory,
-        limit=_text(declared.limit, sees, "limit"),
+        limit=limit,
         tags=tuple(declared.tags),
         skip_tags=tuple(declared.skip_tags),
         forks=pool.usual_forks if pool else None,
@@ -103,10 +111,12 @@ def play_order(
     )
 
 
-def _variables(prepared: Prepared, sees: context.Context, secrets: Mapping[str, str]) -> dict[str, Json]:
+def _variables(
+    prepared: Prepared, sees: context.Context, secrets: Mapping[str, str], hidden: Hidden
+) -> dict[str, Json]:
     """The step's own ``vars``, whose names the workflow's author chose, and all run data under one name."""
     all_of_it: context.Context = {**sees, "secrets": dict(secrets)}
-    rendered = render(prepared.declared.vars, all_of_it)
+    rendered = render(prepared.declared.vars, all_of_it, hidden.rendered)
     own = rendered if isinstance(rendered, dict) else {}
     data: dict[str, Json] = {
         **all_of_it,
@@ -117,9 +127,9 @@ def _variables(prepared: Prepared, sees: context.Context, secrets: Mapping[str, 
     return {**own, "relengq": data}
 
 
-def _around(installation: Installation) -> Surroundings:
+def _around(installation: Installation, taken: frozenset[str] = frozenset()) -> Surroundings:
     """Where this worker looks for secrets: in the site as it is now, whatever the run's content is."""
-    return Surroundings(installation.settings.site, os.environ)
+    return Surroundings(installation.settings.site, os.environ, taken)
 
 
 def _environment(installation: Installation, pool: Pool | None, content: Path) -> dict[str, str]:
@@ -150,17 +160,19 @@ def warm_directory(installation: Installation, pool: Pool) -> Path:
     return installation.settings.state_dir / "warm" / pool.name
 
 
-def _pool(installation: Installation, content: Path) -> Pool | None:
-    """The pool that this worker serves, as its host has it; where the host has no site, as the run's content has it.
+def _pools(installation: Installation, content: Path) -> Mapping[str, Pool]:
+    """All pools, as this worker's host has them; where the host has no site, as the run's content has them."""
+    pools = installation.site.pools
+    if os.environ.get(POOL_VARIABLE) not in pools and not is_site(installation.settings.site):
+        pools = load(content).pools
+    return pools
 
-    Without its file a play would meet another inventory and other credentials.
-    """
+
+def _own_pool(pools: Mapping[str, Pool]) -> Pool | None:
+    """The pool that this worker serves. Without its file a play would meet another inventory and other credentials."""
     name = os.environ.get(POOL_VARIABLE)
     if not name:
         return None
-    pools = installation.site.pools
-    if name not in pools and not is_site(installation.settings.site):
-        pools = load(content).pools
     if name not in pools:
         raise AttemptFault(
             f"workers/{name}.yml, the pool of this worker, is missing or faulty.", hint="'relengq check' says why."
@@ -168,26 +180,11 @@ def _pool(installation: Installation, content: Path) -> Pool | None:
     return pools[name]
 
 
-def _text(template: str | None, sees: context.Context, key: str) -> str | None:
+def _text(template: str | None, sees: context.Context, key: str, hidden: Hidden) -> str | None:
     """A rendered option of ansible-playbook. A value must not become another option."""
     if template is None:
         return None
-    text = str(render(template, sees))
+    text = str(render(template, sees, hidden.rendered))
     if text.startswith("-"):
         raise AttemptFault(f"{key} is '{text}': a value that begins with '-' would be an option of ansible-playbook")
     return text or None
-
-
-def leaves(values: Mapping[str, Json]) -> tuple[str, ...]:
-    """Every text in secret inputs, for masking."""
-    found: list[str] = []
-    rest: list[Json] = list(values.values())
-    while rest:
-        value = rest.pop()
-        if isinstance(value, list):
-            rest += value
-        elif isinstance(value, dict):
-            rest += value.values()
-        elif value is not None and not isinstance(value, bool):
-            found.append(str(value))
-    return tuple(found)

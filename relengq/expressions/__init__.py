@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +48,8 @@ _VALUE_SHOWN = 60
 _NAMES_SHOWN = 5
 
 Context = Mapping[str, object]
+Told = Callable[[Sequence[Path], Json], None]
+"""Is told what each expression reads, and what it has given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,20 @@ def condition(text: str) -> Condition:
     return Condition(text, _condition(unwrap(text)))
 
 
-def render(value: Json, context: Context) -> Json:
+def render(value: Json, context: Context, told: Told | None = None) -> Json:
     """``value`` with the templates of its strings filled from ``context``, through lists and mappings.
 
     The result is data of its own: nothing in it is shared with the context. Raises ExpressionFault.
     """
     if isinstance(value, dict):
-        return {key: render(item, context) for key, item in value.items()}
+        return {key: render(item, context, told) for key, item in value.items()}
     if isinstance(value, list):
-        return [render(item, context) for item in value]
+        return [render(item, context, told) for item in value]
     if not isinstance(value, str) or not is_template(value):
         return value
     pieces = _template(value)
     with _evaluating(value, [piece for piece in pieces if isinstance(piece, _Expression)], context):
-        return _filled(pieces, context)
+        return _filled(pieces, context, told)
 
 
 def why_false(text: str, context: Context) -> str:
@@ -256,10 +258,16 @@ def _evaluating(text: str, expressions: Iterable[_Expression], context: Context)
     raise ExpressionFault(f"{_shown(text)} cannot be evaluated: {reason}.")
 
 
-def _filled(pieces: tuple[str | _Expression, ...], context: Context) -> Json:
+def _filled(pieces: tuple[str | _Expression, ...], context: Context, told: Told | None) -> Json:
+    def given(expression: _Expression) -> Json:
+        value = _data(expression.evaluate(context))
+        if told is not None:
+            told(expression.paths, value)
+        return value
+
     if len(pieces) == 1 and isinstance(pieces[0], _Expression):
-        return _data(pieces[0].evaluate(context))
-    texts = [piece if isinstance(piece, str) else _text(_data(piece.evaluate(context))) for piece in pieces]
+        return given(pieces[0])
+    texts = [piece if isinstance(piece, str) else _text(given(piece)) for piece in pieces]
     spend(sum(map(len, texts)))
     return "".join(texts)
 

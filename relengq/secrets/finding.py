@@ -29,6 +29,8 @@ class Surroundings:
     """What relative paths are relative to."""
     environment: Mapping[str, str] = field(repr=False)
     """The environment that the worker was started in."""
+    withheld: frozenset[str] = frozenset()
+    """Variables of it that are sources of other pools' secrets."""
 
     def path(self, name: str) -> Path:
         """A path of a pool's file."""

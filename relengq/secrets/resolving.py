@@ -49,9 +49,12 @@ def examine(pool: Pool, around: Surroundings) -> Iterator[tuple[str, str | None]
             yield name, None
 
 
-def withheld(pool: Pool) -> frozenset[str]:
-    """Variables of the worker's environment that are sources of secrets, which plays must not inherit."""
-    sources = pool.secrets.values()
+def withheld(pools: Iterable[Pool]) -> frozenset[str]:
+    """Variables of the worker's environment that are sources of secrets, which plays must not inherit.
+
+    Those of all pools of the site: workers of several pools may have been started in one environment.
+    """
+    sources = [source for pool in pools for source in pool.secrets.values()]
     names = {source.environment for source in sources if source.environment is not None}
     return frozenset(names | {CREDENTIALS} if any(source.credential for source in sources) else names)
 
@@ -90,7 +93,7 @@ class _Finder:
 
 def _as_plays_have_it(pool: Pool, around: Surroundings) -> dict[str, str]:
     """The environment in which Ansible finds the settings that plays of the pool have."""
-    hidden = withheld(pool)
+    hidden = around.withheld | withheld([pool])
     kept = {
         name: value for name, value in around.environment.items() if not name.startswith(_OWN) and name not in hidden
     } | pool.environment

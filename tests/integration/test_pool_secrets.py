@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from relengq.doctor.secrets import secrets as examined
 from relengq.engine import execute as execution
+from relengq.engine.hidden import Hidden
 from relengq.engine.orders import Prepared, play_order, pool_secrets, prepare
 from relengq.errors import SecretFault
 from relengq.execution import Outcome, PlayOrder
@@ -67,7 +68,10 @@ def secrets_of(bench: Bench, found: Prepared) -> dict[str, str]:
 
 def order(bench: Bench) -> PlayOrder:
     found = prepared(bench)
-    return play_order(bench.installation, found, {}, secrets_of(bench, found), bench.installation.settings.site)
+    inputs = bench.installation.secrets.open(found.run.sealed_inputs)
+    secrets, hidden = secrets_of(bench, found), Hidden(found.run.inputs, inputs)
+    hidden.secrets(secrets.values())
+    return play_order(bench.installation, found, inputs, secrets, hidden, bench.installation.settings.site)
 
 
 def test_a_step_gets_what_it_wants_and_no_more(bench: Bench) -> None:
@@ -86,6 +90,78 @@ def test_plays_find_the_vaults_password_and_do_not_inherit_the_pools_secrets(ben
     assert made.withheld == {"PIN_OF_A_SMARTCARD", "CREDENTIALS_DIRECTORY"}
     assert made.environment["ANSIBLE_VAULT_PASSWORD_FILE"] == str(site / "vault/password")
     assert VALUE not in repr(made)
+
+
+def test_plays_do_not_inherit_the_secrets_of_any_pool(
+    bench: Bench, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "workers/plain.yml").write_text("queues: [plain]\nenvironment: {SHARED: its own}\n")
+    (site / "workers/third.yml").write_text("queues: [third]\nsecrets: {S: {environment: SHARED}}\n")
+    for variable in ("PIN_OF_A_SMARTCARD", "SHARED"):
+        monkeypatch.setenv(variable, VALUE)
+    for own in ("plain", None):
+        monkeypatch.setenv(POOL_VARIABLE, own) if own else monkeypatch.delenv(POOL_VARIABLE)
+        found = prepared(bench)
+        made = play_order(bench.installation, found, {}, {"TOKEN": "", "PIN": ""}, Hidden({}, {}), site)
+        assert made.withheld == {"PIN_OF_A_SMARTCARD", "SHARED", "CREDENTIALS_DIRECTORY"}
+        assert made.environment.get("SHARED") == ("its own" if own else None)
+
+
+DERIVED = """\
+secrets: [TOKEN]
+inputs:
+  user: {type: string}
+  login: {type: string, secret: true}
+steps:
+  - name: only
+    playbook: hello.yml
+    vars:
+      part: "{{ secrets.TOKEN.split(':')[1] }}"
+      within: ["--password={{ inputs.login.split('/')[1] }}", {deep: "{{ (inputs.login + '/x').split('/') }}"}]
+      length: "{{ secrets.TOKEN | length }}"
+      sure: "{{ 'true' if secrets.TOKEN else 'false' }}"
+      open: "{{ inputs.user }}@host"
+    limit: "{{ inputs.user }}"
+"""
+
+
+@pytest.fixture
+def derived(bench: Bench, site: Path) -> Bench:
+    (site / "playbooks/workflows/derived.yml").write_text(DERIVED)
+    (site / "token").write_text("releng:hunter2-Qx81kz")
+    bench.sent.clear()
+    return bench
+
+
+def test_what_expressions_make_of_secrets_is_hidden_too(derived: Bench) -> None:
+    derived.start("derived", user="releng", login="releng/s3same-open")
+    made = order(derived)
+    assert made.variables["part"] == "hunter2-Qx81kz"
+    assert set(made.hidden) == {
+        "releng/s3same-open", "releng:hunter2-Qx81kz",  # as they are
+        "hunter2-Qx81kz", "s3same-open", "x",  # and their parts, but for the open input's value, numbers and 'true'
+    }  # fmt: skip
+
+
+def test_what_is_in_a_secret_that_is_json_is_hidden_too(derived: Bench, site: Path) -> None:
+    whole = '{"user": "releng", "ssl": "true", "port": 5432, "keys": [{"password": "hunter2-Qx81kz"}]}'
+    (site / "token").write_text(whole)
+    text = DERIVED.replace("secrets.TOKEN.split(':')[1]", "(secrets.TOKEN | from_json)['keys'][0].password")
+    (site / "playbooks/workflows/derived.yml").write_text(text)
+    derived.start("derived", user="qa", login='["k1-of-a-list/2"]')
+    made = order(derived)
+    assert {whole, "releng", "hunter2-Qx81kz", '["k1-of-a-list/2"]', "k1-of-a-list/2"} <= set(made.hidden)
+    assert not {"true", "5432", "qa"} & set(made.hidden)
+
+
+def test_a_message_tells_nothing_of_what_was_made_of_a_secret(derived: Bench, site: Path) -> None:
+    lookup = "{{ {'a': 1}[secrets.TOKEN.split(':')[1]] }}"
+    text = DERIVED.replace("      length:", f'      wrong: "{lookup}"\n      length:')
+    (site / "playbooks/workflows/derived.yml").write_text(text)
+    run_id = derived.start("derived", user="releng", login="releng/s3same-open")
+    execution.execute(derived.installation, derived.sent.popleft().attempt_id, "w@h")
+    reason = derived.run(run_id).steps[0].reason or ""
+    assert "has no attribute '********'" in reason
 
 
 def test_the_next_attempt_has_a_secret_that_has_been_changed(bench: Bench, site: Path) -> None:

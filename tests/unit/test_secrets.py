@@ -157,6 +157,17 @@ def test_the_password_can_come_from_a_program_that_is_ended_when_it_hangs(
         resolve(["TOKEN"], made, around(vault, PATH=os.environ["PATH"]))
 
 
+def test_the_program_for_the_password_gets_no_secret_of_another_pool(vault: Path, tmp_path: Path) -> None:
+    program = tmp_path / "ask"
+    program.write_text(f'#!/bin/sh\n[ -z "$OTHER" ] && echo {PASSWORD}\n')
+    program.chmod(0o755)
+    made = pool(secrets={"TOKEN": {"vault": "whole"}}, ansible={"vault_password_file": str(program)})
+    both = {"PATH": os.environ["PATH"], "OTHER": VALUE}
+    with pytest.raises(SecretFault):
+        resolve(["TOKEN"], made, Surroundings(vault, both))
+    assert resolve(["TOKEN"], made, Surroundings(vault, both, frozenset({"OTHER"}))) == {"TOKEN": VALUE}
+
+
 def test_what_ansible_vault_cannot_give(vault: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("wrong\n")
     (vault / "plain").write_text(VALUE)
@@ -231,9 +242,9 @@ def test_an_examination_tells_no_values(tmp_path: Path) -> None:
 
 
 def test_plays_do_not_inherit_where_secrets_come_from() -> None:
-    assert withheld(pool(secrets={"A": {"file": "x"}})) == frozenset()
+    assert withheld([pool(secrets={"A": {"file": "x"}})]) == frozenset()
     made = pool(secrets={"A": {"environment": "KOJI"}, "B": {"credential": "x"}})
-    assert withheld(made) == {"KOJI", "CREDENTIALS_DIRECTORY"}
+    assert withheld([pool(), made]) == {"KOJI", "CREDENTIALS_DIRECTORY"}
 
 
 @pytest.mark.parametrize(("mode", "is_exposed"), [(0o600, False), (0o640, False), (0o660, True), (0o604, True)])
