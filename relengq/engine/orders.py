@@ -11,7 +11,7 @@ from pathlib import Path
 from billiard import process
 
 from relengq.documents import Json
-from relengq.engine import context
+from relengq.engine import context, limits
 from relengq.engine.hidden import Hidden
 from relengq.engine.installation import Installation
 from relengq.errors import AttemptFault
@@ -86,7 +86,7 @@ def play_order(
     pools = _pools(installation, content)
     pool = _own_pool(pools)
     variables = _variables(prepared, sees, secrets, hidden)
-    limit = _text(declared.limit, sees, "limit", hidden)
+    limit = _limit(declared.limit, sees, hidden)
     return PlayOrder(
         label=f"{run.workflow}: {step.name} #{prepared.attempt}",
         playbooks=content / "playbooks",
@@ -180,11 +180,9 @@ def _own_pool(pools: Mapping[str, Pool]) -> Pool | None:
     return pools[name]
 
 
-def _text(template: str | None, sees: context.Context, key: str, hidden: Hidden) -> str | None:
-    """A rendered option of ansible-playbook. A value must not become another option."""
+def _limit(template: str | None, sees: context.Context, hidden: Hidden) -> str | None:
+    """The hosts that are played, or None when the step does not say. Raises AttemptFault."""
     if template is None:
         return None
-    text = str(render(template, sees, hidden.rendered))
-    if text.startswith("-"):
-        raise AttemptFault(f"{key} is '{text}': a value that begins with '-' would be an option of ansible-playbook")
-    return text or None
+    value = render(template, sees, hidden.rendered)
+    return limits.checked("" if value is None else str(value), template)

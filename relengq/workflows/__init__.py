@@ -249,7 +249,11 @@ class PlaybookStep(Step):
         None,
         description="Inventory, relative to playbooks/, or a list of hosts with commas. Default: ansible.cfg's.",
     )
-    limit: Template | None = Field(None, description="Hosts that are played (ansible-playbook --limit); a template.")
+    limit: Template | None = Field(
+        None,
+        description="Hosts that are played (ansible-playbook --limit); a template. It must not be empty. Values in it"
+        " are names of hosts or groups: patterns (all, and the signs * ? [ ~ ! &) are for the file's own text.",
+    )
     tags: list[Tag] = Field([], description="Only tasks with one of these tags.")
     skip_tags: list[Tag] = Field([], description="No tasks with one of these tags.")
     verbosity: int = Field(0, ge=0, le=5, description="How many -v Ansible gets.")

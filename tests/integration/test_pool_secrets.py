@@ -164,6 +164,14 @@ def test_a_message_tells_nothing_of_what_was_made_of_a_secret(derived: Bench, si
     assert "has no attribute '********'" in reason
 
 
+@pytest.mark.parametrize("host", ["", ",", "all"])
+def test_a_value_cannot_turn_one_host_into_all(derived: Bench, host: str) -> None:
+    run_id = derived.start("derived", user=host, login="releng/s3same-open")
+    execution.execute(derived.installation, derived.sent.popleft().attempt_id, "w@h")
+    step = derived.run(run_id).steps[0]
+    assert (step.state, (step.reason or "").partition(" ")[0]) == ("failed", "limit")
+
+
 def test_the_next_attempt_has_a_secret_that_has_been_changed(bench: Bench, site: Path) -> None:
     found = prepared(bench)
     assert secrets_of(bench, found)["TOKEN"] == VALUE
