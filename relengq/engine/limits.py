@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from relengq.errors import AttemptFault
 
@@ -16,11 +16,12 @@ _SIGNS = "!&~*?["
 """What makes a pattern of a name. An '@', which would have Ansible read a file, no limit may have at all."""
 
 
-def checked(text: str, template: str) -> str:
+def checked(text: str, template: str, offered: Iterable[str] = ()) -> str:
     """What a ``limit`` has rendered to. Raises AttemptFault when that would be other hosts than the file means.
 
     Ansible takes a limit without any pattern for no limit, and one that only leaves hosts out for all others. Values
-    name hosts and groups: what means more than a name has to be in the text of the file.
+    name hosts and groups: what means more than a name has to be in the text of the file, in the template or in what
+    the file has ``offered`` for its inputs.
     """
     if text.startswith("-"):
         raise AttemptFault(f"limit is '{text}': a value that begins with '-' would be an option of ansible-playbook")
@@ -31,7 +32,7 @@ def checked(text: str, template: str) -> str:
         raise AttemptFault(f"limit is '{text}': it has a pattern without a name")
     if _names_hosts(_EXPRESSION.sub("x", template)) and not _names_hosts(text):
         raise AttemptFault(f"limit is '{text}', which only leaves hosts out: that would be all others")
-    if more := sorted(_signs(text) - _signs(_own(template))):
+    if more := sorted(_signs(text) - _signs(" ".join([_own(template), *offered]))):
         signs = " or ".join(more)
         raise AttemptFault(f"limit is '{text}', and the workflow's file does not say {signs}: a value is only a name")
     return text

@@ -12,7 +12,7 @@ from billiard import process
 
 from relengq.documents import Json
 from relengq.engine import context, limits
-from relengq.engine.hidden import Hidden
+from relengq.engine.hidden import Hidden, texts
 from relengq.engine.installation import Installation
 from relengq.errors import AttemptFault
 from relengq.execution import Means, PlayOrder, Warm
@@ -36,6 +36,8 @@ class Prepared:
     declared: PlaybookStep
     secrets: tuple[str, ...]
     """Names of the secrets that the step gets."""
+    offered: tuple[str, ...]
+    """The defaults and choices that the workflow's file has for its inputs."""
     attempt: int
     fence: int
 
@@ -49,7 +51,8 @@ def prepare(attempt: Attempt) -> Prepared:
     if not isinstance(declared, PlaybookStep):
         raise AttemptFault(f"step '{step.name}' is of kind {declared.kind}, which no worker plays")
     names = tuple(workflow.secrets_of(declared))
-    return Prepared(run, step, list(run.steps), declared, names, attempt.number, attempt.fence)
+    offered = (text for each in workflow.inputs.values() for text in texts([each.default, *(each.choices or ())]))
+    return Prepared(run, step, list(run.steps), declared, names, tuple(offered), attempt.number, attempt.fence)
 
 
 def pool_secrets(installation: Installation, prepared: Prepared, content: Path) -> dict[str, str]:
@@ -86,7 +89,7 @@ def play_order(
     pools = _pools(installation, content)
     pool = _own_pool(pools)
     variables = _variables(prepared, sees, secrets, hidden)
-    limit = _limit(declared.limit, sees, hidden)
+    limit = _limit(prepared, sees, hidden)
     return PlayOrder(
         label=f"{run.workflow}: {step.name} #{prepared.attempt}",
         playbooks=content / "playbooks",
@@ -180,9 +183,10 @@ def _own_pool(pools: Mapping[str, Pool]) -> Pool | None:
     return pools[name]
 
 
-def _limit(template: str | None, sees: context.Context, hidden: Hidden) -> str | None:
+def _limit(prepared: Prepared, sees: context.Context, hidden: Hidden) -> str | None:
     """The hosts that are played, or None when the step does not say. Raises AttemptFault."""
+    template = prepared.declared.limit
     if template is None:
         return None
     value = render(template, sees, hidden.rendered)
-    return limits.checked("" if value is None else str(value), template)
+    return limits.checked("" if value is None else str(value), template, prepared.offered)

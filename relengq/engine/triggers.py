@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from relengq.content import Revision
 from relengq.documents import Json
+from relengq.engine.hidden import leaves
 from relengq.engine.installation import Installation
-from relengq.engine.orders import leaves
 from relengq.engine.start import Trigger, new_run, order_checked
 from relengq.engine.waits import SENT_AT, WHO
 from relengq.errors import ExpressionFault, InputFault, MessageFault, SiteFault

@@ -62,3 +62,10 @@ def test_a_value_names_hosts_and_is_no_pattern_of_its_own(text: str, sign: str) 
 )
 def test_what_the_file_says_and_names_are_passed_on_as_they_are(text: str, template: str) -> None:
     assert checked(text, template) == text
+
+
+def test_a_value_may_be_a_pattern_that_the_file_offers_for_an_input() -> None:
+    assert checked("all", "{{ inputs.host }}", ["all"]) == "all"
+    assert checked("web*", "{{ inputs.host }}", ["web*", "db1"]) == "web*"
+    with pytest.raises(AttemptFault, match="does not say '~'"):
+        checked("~web", "{{ inputs.host }}", ["web*"])
