@@ -19,6 +19,8 @@ _SHORTEST_LINE = 8
 """Shortest line of a value with several lines that is masked by itself."""
 _SHORTEST_STABLE = 6
 """Shortest part of a value's base64 that is masked within a longer text's."""
+_LONGEST_NESTED = 128
+"""Longest value of which quoting within quoting is spelt out. What is longer is found with its quotes left out."""
 _BASE64_LINE = 76
 """Columns at which base64(1) breaks its lines."""
 _UNQUOTED = ("/", "", "!~*'()", ";,/?:@&=+$-_.!~*'()#")
@@ -34,8 +36,11 @@ def forms(value: str) -> set[str]:
     lines = [line.strip() for line in value.splitlines()]
     parts = [line for line in lines if len(line) >= _SHORTEST_LINE] if len(lines) > 1 else []
     found: set[str] = set()
-    for plain in {value, value.strip(), *parts}:
-        found.update(_escaped(plain), _of_bytes(plain.encode("utf-8", "replace")))
+    for whole in {value, value.strip()}:
+        found.update(_nested(whole) if len(whole) <= _LONGEST_NESTED else _escaped(whole))
+        found.update(*map(_of_bytes, {whole, *_json(whole)}))
+    for part in parts:
+        found.update(_escaped(part), _of_bytes(part))
     # Hexadecimal digits come in either case.
     for form in list(found):
         if _HEX.search(form):
@@ -48,29 +53,58 @@ def _lower_percent(form: str) -> str:
     return re.sub(r"%[0-9A-F]{2}", lambda digits: digits[0].lower(), form)
 
 
+def _nested(plain: str) -> set[str]:
+    """As it is and escaped, once and twice, and all of that within JSON, as which Ansible prints whatever it has."""
+    twice = _each_escaped(_each_escaped({plain}))
+    return twice | {within for form in twice for within in _json(form)}
+
+
+def _each_escaped(texts: set[str]) -> set[str]:
+    return {form for text in texts for form in _escaped(text)}
+
+
 def _escaped(plain: str) -> Iterator[str]:
     """As it is, and as JSON, Python, YAML, HTML and shells write it."""
     yield plain
-    for ascii_only in (True, False):
-        once = json.dumps(plain, ensure_ascii=ascii_only)[1:-1]
+    for once in _json(plain):
         yield once
         yield once.replace("/", "\\/")
-        yield json.dumps(once, ensure_ascii=ascii_only)[1:-1]  # JSON within JSON
+        yield from _json(once)
         yield _for_html(once, "<>&")
         yield _for_html(once, "<>&'")
-    yield repr(plain)[1:-1]
-    yield ascii(plain)[1:-1]
-    yield repr(plain.encode("utf-8", "replace"))[2:-1]
-    if plain.isprintable():
+    yield from _python(plain)
+    if plain.isprintable() and not plain.isascii():  # else it is as in JSON
         yield from (_yaml(plain, unicode=True), _yaml(plain, unicode=False))
     yield plain.replace("'", "''")
-    yield html.escape(plain)
-    yield html.escape(plain, quote=False)
+    yield from _html(plain)
     quoted = shlex.quote(plain)
     yield quoted[1:-1] if quoted.startswith("'") else quoted
     yield plain.replace("'", "'\\''")
     yield _SHELL.sub(r"\\\1", plain)
     yield re.sub(r'(["\\$`])', r"\\\1", plain)
+
+
+def _json(text: str) -> Iterator[str]:
+    for ascii_only in (True, False):
+        yield json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+
+
+def _python(plain: str) -> Iterator[str]:
+    """Python's literals, by themselves and within a longer text: one that has the other quote escapes this one."""
+    for rest in ("", '"'):
+        longer = plain + rest
+        for literal in (repr(longer), ascii(longer), repr(longer.encode("utf-8", "replace"))[1:]):
+            yield literal[1 : -1 - len(rest)]
+
+
+def _html(plain: str) -> Iterator[str]:
+    """With the names and numbers that Python, markupsafe and XML give to quotes."""
+    yield html.escape(plain, quote=False)
+    once = html.escape(plain)
+    yield once
+    yield once.replace("&#x27;", "&apos;")
+    yield once.replace("&#x27;", "&#39;")
+    yield once.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
 
 
 def _for_html(text: str, characters: str) -> str:
@@ -85,8 +119,9 @@ def _yaml(plain: str, *, unicode: bool) -> str:
     return str(written).rstrip("\n")[1:-1]
 
 
-def _of_bytes(data: bytes) -> Iterator[str]:
+def _of_bytes(plain: str) -> Iterator[str]:
     """Quoted for URLs, and in base64 of both alphabets."""
+    data = plain.encode("utf-8", "replace")
     for left in _UNQUOTED:
         yield quote(data, safe=left)
     yield quote_plus(data)

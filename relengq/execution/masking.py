@@ -7,6 +7,8 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from heapq import heapify, heappop, heapreplace
+from itertools import accumulate, groupby
 
 from relengq.documents import Json
 from relengq.execution.forms import forms
@@ -19,31 +21,45 @@ _START = 3
 _WORD = 4
 """Bytes that are compared at once to find out that a text has none of the forms."""
 _SHORTEST_BROKEN = 8
-"""Shortest form, without its blanks, that is found across breaks of lines."""
+"""Shortest value, without its blanks, that is found across breaks of lines."""
+_SHORTEST_SQUEEZED = 5
+"""What is left at least of such a value, or it is not looked for so: too much would be taken for it."""
 _BLANKS = 4096
 """How many blanks are looked past, at most, for a form that the end of a text cuts."""
-_BREAK = r"(?:\s|\\(?=\s))*+"
-"""What tools put into a value that is wider than their lines: blanks, and the backslash of YAML and shells."""
-_BACKSLASH = re.compile(r"\\(?=\s|\Z)")
-_UNBROKEN = re.compile(r"(?:[^\s\\]|\\(?!\s|\Z))+")
+_LEFT_OUT = " \t\n\r\v\f\x1c\x1d\x1e\x1f\\'\","
+"""What tools put into a value: blanks where it is wider than their lines, what quotes it in a shell, in JSON, in Python
+and in YAML however often, and what stands between the lines of a list."""
+_LEFT_OUT_BYTES = _LEFT_OUT.encode()
+_KEPT = re.compile(f"[^{re.escape(_LEFT_OUT)}]+")
+_ESCAPES = {
+    "\\": ("\\n", "\\r", "\\t", "\\u0027"),
+    "&": ("&#39;", "&#34;", "&#039;", "&#x27;", "&#x22;", "&apos;", "&quot;"),
+}
+"""How blanks and quotes are written in JSON and HTML, by the character that they begin with."""
+_BEGUN = {each[:end] for escapes in _ESCAPES.values() for each in escapes for end in range(1, len(each))}
+_LONGEST_BEGUN = max(map(len, _BEGUN))
 
 Span = tuple[int, int]
 
 
 class Mask:
-    """Replaces secret values, in each of their ``forms``, and also where lines of output are broken within one.
+    """Replaces secret values, in each of their ``forms``, and also where lines of output are broken within one or where
+    it is quoted and quoted again: longer ones are compared without blanks, quotes and commas as well.
 
     Of a value with several lines (a private key) each longer line counts as secret too, because output shows
     it indented or line by line.
     """
 
     def __init__(self, hidden: Iterable[str]) -> None:
-        exact = {form for value in set(hidden) for form in forms(value)}
-        unbroken = {short for short in map(_squeezed, exact) if len(short) >= _SHORTEST_BROKEN}
+        exact: set[str] = set()
+        unbroken: set[str] = set()
+        for value in set(hidden):
+            found = forms(value)
+            exact |= found
+            unbroken |= _unbroken(value, found)
         self._exact = _Needles(exact)
         self._unbroken = _Needles(unbroken)
         self._empty = not exact
-        self._across: dict[str, re.Pattern[str]] = {}
 
     def text(self, text: str, told: int = 0) -> str:
         """The text with every secret masked; without its first ``told`` characters, which a mask before it covers."""
@@ -60,7 +76,7 @@ class Mask:
         if isinstance(value, dict):
             return {self.text(key): self.json(each) for key, each in value.items()}
         if isinstance(value, list):
-            return [self.json(each) for each in value]
+            return [each for texts, group in groupby(value, _is_text) for each in self._items(texts, list(group))]
         return MASK if any(self._exact.spans(str(value))) else value
 
     def stream(self) -> MaskedStream:
@@ -79,28 +95,44 @@ class Mask:
         out, reached = _replaced(text, self._spans(text), cut, told)
         return out, text[cut:], max(0, reached - cut)
 
+    def _items(self, texts: bool, items: list[Json]) -> list[Json]:
+        """Neighbours in a list, masked. Texts are masked as lines of one text, too: a secret may be broken there."""
+        if not texts:
+            return [self.json(each) for each in items]
+        lines = [str(each) for each in items]
+        spans = self._spans("\n".join(lines))
+        if not spans:
+            return items
+        starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+        touched: list[list[Span]] = [self._spans(line) for line in lines]
+        for begin, end in spans:
+            for at in range(bisect_right(starts, begin) - 1, bisect_left(starts, end)):
+                touched[at].append((max(begin - starts[at], 0), end - starts[at]))
+        return [_replaced(line, sorted(within), len(line), 0)[0] for line, within in zip(lines, touched, strict=True)]
+
     def _spans(self, text: str) -> list[Span]:
         """Where secrets are, in order."""
         return sorted([*self._exact.spans(text), *self._spans_across(text)])
 
-    def _spans_across(self, text: str) -> Iterator[Span]:
-        short = _squeezed(text)
-        for form in {short[begin:end] for begin, end in self._unbroken.spans(short)}:
-            if form not in self._across:
-                self._across[form] = re.compile(_BREAK.join(map(re.escape, form)))
-            yield from (found.span() for found in self._across[form].finditer(text))
+    def _spans_across(self, text: str) -> list[Span]:
+        spans = list(self._unbroken.spans(_squeezed(text)))
+        if not spans:
+            return []
+        places = _Places(text)
+        return [(places[begin], places[end - 1] + 1) for begin, end in spans]
 
     def _open_end_across(self, text: str) -> int:
         """Where the earliest secret begins that the end of the text cuts, with breaks left out."""
-        begin = max(0, len(text) - _BLANKS - 2 * self._unbroken.longest)
-        pieces = [(found.start(), found[0]) for found in _UNBROKEN.finditer(text, begin)]
-        short = "".join(piece for _, piece in pieces)
-        at = self._unbroken.open_end(short)
-        for start, piece in pieces:
-            if at < len(piece):
-                return start + at
-            at -= len(piece)
-        return len(text)
+        text_end = text[-_BLANKS - 2 * self._unbroken.longest :]
+        begun = next((end for end in range(_LONGEST_BEGUN, 0, -1) if text[-end:] in _BEGUN), 0)
+        first = len(text)
+        # An escape that is cut itself is one, or is a part of the secret.
+        for end in {text_end, text_end[: len(text_end) - begun]}:
+            short = _squeezed(end)
+            at = self._unbroken.open_end(short)
+            if at < len(short):
+                first = min(first, len(text) - len(text_end) + _Places(end)[at])
+        return first
 
 
 class MaskedStream:
@@ -140,25 +172,24 @@ class _Needles:
                 (word,) = memoryview(data[at : at + _WORD]).cast("I")
                 self._by_word.setdefault(word, set()).add(head)
         self._words = frozenset(self._by_word)
-        self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
 
     @cached_property
     def _starts(self) -> re.Pattern[str]:
         return re.compile(f"(?={_alternatives(sorted({text[:_START] for text in self.sorted}))})")
 
     def spans(self, text: str) -> Iterator[Span]:
-        """Where they are; of those that begin at one place the longest."""
-        there = frozenset(head for head in self._candidates(text) if head in text)
-        if not there:
-            return
-        if there not in self._patterns:
-            self._patterns[there] = re.compile(_alternatives(sorted(there)))
-        at = 0
-        while found := self._patterns[there].search(text, at):
-            at = found.end()
-            if at - found.start() >= _TELLING:
-                at = found.start() + self._fits(found[0], text, found.start())
-            yield found.start(), at
+        """Where each of them is, in order; they may overlap."""
+        found = [(text.find(head), head) for head in self._candidates(text)]
+        nearest = [each for each in found if each[0] >= 0]
+        heapify(nearest)
+        while nearest:
+            start, head = nearest[0]
+            end = start + (self._fits(head, text, start) if len(head) >= _TELLING else len(head))
+            yield start, end
+            if (following := text.find(head, end)) >= 0:
+                heapreplace(nearest, (following, head))
+            else:
+                heappop(nearest)
 
     def _candidates(self, text: str) -> Iterable[str]:
         """Those that may be in the text: all that share a word with it, and the short ones."""
@@ -210,9 +241,43 @@ def _replaced(text: str, spans: Iterable[Span], cut: int, told: int) -> tuple[st
     return "".join(parts), last
 
 
+class _Places:
+    """Where the characters of a text without what is left out are in the text."""
+
+    def __init__(self, text: str) -> None:
+        self._runs = [found.span() for found in _KEPT.finditer(_unescaped(text))]
+        self._ends = list(accumulate(end - begin for begin, end in self._runs))
+
+    def __getitem__(self, at: int) -> int:
+        run = bisect_right(self._ends, at)
+        return self._runs[run][1] - self._ends[run] + at
+
+
+def _unbroken(value: str, found: set[str]) -> set[str]:
+    """What of a value's forms is looked for with everything left out that tools put between."""
+    one_line = len(value.splitlines()) == 1 and len("".join(value.split())) >= _SHORTEST_BROKEN
+    shortest = _SHORTEST_SQUEEZED if one_line else _SHORTEST_BROKEN
+    # A letter after a backslash that is not the secret's own would be left out with it.
+    beheaded = {form[1:] for form in found if form[0] in "nrt"}
+    return {short for short in map(_squeezed, found | beheaded) if len(short) >= shortest}
+
+
+def _is_text(value: Json) -> bool:
+    return isinstance(value, str)
+
+
+def _unescaped(text: str) -> str:
+    """The text with blanks in place of the escapes of blanks and quotes, as long as it is."""
+    for first, escapes in _ESCAPES.items():
+        for escape in escapes if first in text else ():
+            text = text.replace(escape, " " * len(escape))
+    return text
+
+
 def _squeezed(text: str) -> str:
-    """The text without blanks, and without backslashes before them."""
-    return "".join((_BACKSLASH.sub("", text) if "\\" in text else text).split())
+    """The text without what tools put into a value."""
+    data = _unescaped(text).encode("utf-8", "surrogatepass")
+    return data.translate(None, _LEFT_OUT_BYTES).decode("utf-8", "surrogatepass")
 
 
 def _common(one: str, other: str) -> int:

@@ -5,19 +5,23 @@ import base64
 import hashlib
 import html
 import json
+import random
 import re
 import shlex
 import subprocess
 import textwrap
 import time
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import pairwise, product
 from urllib.parse import quote, quote_plus
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
+from relengq.documents import Json
 from relengq.execution.forms import forms
 from relengq.execution.masking import MASK, Mask
 
@@ -45,6 +49,41 @@ FORMS = {
 }
 QUOTES = 'it\'s a "quoted" $ecret & <more>'
 """What shells, YAML and HTML have to quote."""
+
+PASSWORD = "Kq7'Wm2\"Zx9Lp"
+QUOTING: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "JSON": json.dumps,
+    "JSON in UTF-8": lambda text: json.dumps(text, ensure_ascii=False),
+    "JSON in HTML": lambda text: (
+        json.dumps(text).replace("'", "\\u0027").replace("<", "\\u003c").replace("&", "\\u0026")
+    ),
+    "Python": repr,
+    "Python with both quotes": lambda text: repr(f"\"{text}'"),
+    "YAML in single quotes": lambda text: "'" + text.replace("'", "''") + "'",
+    "YAML in double quotes": lambda text: yaml.dump(text, default_style='"', width=10_000).rstrip("\n"),
+    "shell by Python": shlex.quote,
+    "shell by bash": lambda text: "'" + text.replace("'", "'\\''") + "'",
+    "shell with backslashes": lambda text: re.sub(r"([^\w@%+=:,./-])", r"\\\1", text, flags=re.ASCII),
+    "shell in double quotes": lambda text: '"' + re.sub(r'(["\\$`])', r"\\\1", text) + '"',
+    "HTML": html.escape,
+    "HTML by markupsafe": lambda text: str(escape(text)),
+    "XML": lambda text: html.escape(text).replace("&#x27;", "&apos;"),
+}
+"""How a text becomes a part of another one."""
+LETTERS = "GHJKQVWXZ"
+"""Letters of secrets that no quoting writes."""
+
+
+def streamed(mask: Mask, text: str, pieces: random.Random) -> str:
+    """What becomes of the text when it comes in pieces of any size."""
+    stream = mask.stream()
+    out, at = "", 0
+    while at < len(text):
+        size = pieces.choice((1, 2, 3, 7, 50))
+        out += stream.feed(text[at : at + size])
+        at += size
+    return out + stream.end()
 
 
 def bash(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,6 +129,111 @@ def test_a_secret_that_is_quoted_or_wrapped_is_masked(shown: str, size: int) -> 
     assert len(out) < len(shown)
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        r'''"cmd": "mysql -p'Kq7'\"'\"'Wm2\"Zx9Lp' -e 1"''',
+        r'''"msg": "config is {'password': 'Kq7\\'Wm2\"Zx9Lp'}"''',
+        r'''"msg": "'password': 'Kq7''Wm2\"Zx9Lp'"''',
+        "<b>Kq7&#39;Wm2&#34;Zx9Lp</b>",
+        "<b>Kq7&apos;Wm2&quot;Zx9Lp</b>",
+        shlex.quote("env TOKEN=" + shlex.quote(PASSWORD) + " python"),
+        json.dumps({"cmd": ["sh", "-c", shlex.join(["ssh", "h", shlex.join(["login", PASSWORD])])]}),
+        base64.b64encode(json.dumps({"auth": PASSWORD}).encode()).decode(),
+    ],
+)
+def test_a_password_is_masked_as_ansible_shows_it(shown: str) -> None:
+    out = Mask([PASSWORD]).text(shown)
+    assert MASK in out
+    assert not any(part in out for part in ("Kq7", "Wm2", "Zx9Lp", base64.b64encode(b"7'Wm2")[2:6].decode()))
+
+
+@pytest.mark.parametrize("secret", ["K'Q", "Z$G\"'", "K\\<'Q", "G'H\"J$K&Q<V\\W", "'G H,J\"\nKQ'VW\\"])
+def test_a_secret_is_masked_however_it_is_quoted_and_quoted_again(secret: str) -> None:
+    mask = Mask([secret])
+    assert len(forms(secret)) < 2000
+    for one, other in product(QUOTING, QUOTING):
+        shown = QUOTING[other](QUOTING[one](secret))
+        for text in (shown, json.dumps({"msg": shown}), json.dumps({"msg": shown}, ensure_ascii=False)):
+            assert not set(LETTERS) & set(mask.text(text)), (one, other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_longer_secret_is_masked_however_often_it_is_quoted(seed: int) -> None:
+    chance = random.Random(seed)
+    secret = "G'H\"J\\,K" * 30
+    mask = Mask([secret])
+    names = [name for name in QUOTING if not re.search("HTML|XML", name)]
+    for _ in range(10):
+        shown = secret
+        for name in (chosen := chance.choices(names, k=4)):
+            shown = QUOTING[name](shown)
+        assert not set(LETTERS) & set(mask.text(shown)), chosen
+
+
+def test_letters_have_few_forms() -> None:
+    assert len(forms("correct-horse-battery")) < 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_part_of_a_random_secret_goes_out_however_it_is_quoted_broken_and_cut(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(25):
+        broken = chance.random() < 0.5
+        nasty = "'\"\\$ ,/é" if broken else "'\"\\$&<> ,/é\n"
+        letters = chance.choices(LETTERS, k=chance.choice((8, 12, 30) if broken else (3, 5, 9, 30)))
+        secret = "".join(letter + chance.choice(["", "", chance.choice(nasty)]) for letter in letters)
+        shown = secret
+        chosen = [name for name in QUOTING if not broken or not re.search("HTML|XML", name)]
+        for name in (names := chance.choices(chosen, k=2)):
+            shown = QUOTING[name](shown)
+        if broken:
+            width = chance.choice((7, 60))
+            lines = [shown[at : at + width] for at in range(0, len(shown), width)]
+            shown = chance.choice(["\n".join(lines), json.dumps("\n".join(lines)), json.dumps(lines, indent=4)])
+        out = streamed(Mask([secret]), f"ok: {shown} => {shown}; done", chance)
+        assert not set(LETTERS) & set(out), (secret, names, shown)
+        assert out.startswith("ok: ")
+        assert out.endswith("; done")
+
+
+@pytest.mark.parametrize("shift", range(0, 80, 9))
+def test_a_secret_in_wrapped_base64_is_masked_in_what_ansible_shows_of_it(shift: int) -> None:
+    secret = hashlib.sha256(b"secret").hexdigest()
+    coded = base64.encodebytes(f"{'x' * shift}:{secret}:{'tail' * 20}".encode()).decode()
+    start = (shift + 4) // 3 * 4
+    hidden = "".join(coded.split())[start : start + 80]
+    # Nothing of four characters: the first and the last few share bits with what is beside the secret.
+    for shown in (
+        coded,
+        json.dumps({"stdout": coded}),
+        json.dumps(coded.splitlines(), indent=4),
+        repr(coded.splitlines()),
+    ):
+        out = Mask([secret]).text(shown)
+        assert MASK in out
+        assert not any(hidden[at : at + 4] in out for at in range(len(hidden) - 8))
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 1000])
+@pytest.mark.parametrize("within", ["\n", "\\n", "\\r\\n", "\\\\n\\t", '",\n    "', '", "', "', '", '\\", \\"'])
+def test_a_secret_that_ansible_shows_over_several_lines_is_masked(within: str, size: int) -> None:
+    secret = "uKq7WmnZx9Lptw"
+    for at in range(1, len(secret)):
+        text = f'"stdout": "{secret[:at]}{within}{secret[at:]}"'
+        stream = Mask([secret]).stream()
+        out = "".join(stream.feed(text[at : at + size]) for at in range(0, len(text), size)) + stream.end()
+        assert out == f'"stdout": "{MASK}"'
+
+
+@pytest.mark.parametrize("secret", ["C:\\new\\table", "nnnnnnn1-rrr", '["a-b","c-d"]', "back\\slash\\", '\\now,"then"'])
+def test_a_secret_with_what_looks_like_a_break_is_masked_by_all_its_forms(secret: str) -> None:
+    mask = Mask([secret])
+    for form in forms(secret):
+        assert mask.text(f"\\{form}") in (f"\\{MASK}", MASK)
+        assert mask.text(f"x {form} x") == f"x {MASK} x"
+
+
 @pytest.mark.parametrize("user", ["u", "us", "use", "user"])
 def test_base64_of_a_longer_text_does_not_give_the_secret_away(user: str) -> None:
     coded = base64.b64encode(f"{user}:{SECRET}:tail".encode()).decode()
@@ -119,6 +263,15 @@ def test_json_is_masked_in_keys_strings_and_numbers() -> None:
     }
 
 
+def test_the_lines_of_a_list_are_masked_as_one_text() -> None:
+    secret = "Kq7Wm2Zx9Lp-Vb4"
+    lines: list[Json] = ["a", "b Kq7W", "m2Zx9", "Lp-Vb4 c", "Kq7W", 1, "m2Zx9Lp-Vb4", [secret, "d"]]
+    assert Mask([secret]).json(lines) == ["a", f"b {MASK}", MASK, f"{MASK} c", "Kq7W", 1, "m2Zx9Lp-Vb4", [MASK, "d"]]
+    coded = base64.encodebytes(hashlib.sha512(secret.encode()).digest() * 3)
+    masked = Mask([base64.b64decode(coded).hex(), coded.decode()]).json(["x", *coded.decode().split(), ""])
+    assert masked == ["x", *[MASK] * 4, ""]
+
+
 SECRETS = st.lists(st.text("ab", min_size=3, max_size=6), min_size=1, max_size=3)
 
 
@@ -140,7 +293,7 @@ PIECES = st.lists(st.text("ab \n\\", max_size=9) | BROKEN)
 @given(st.lists(st.text("ab", min_size=8, max_size=10), min_size=1, max_size=3), PIECES)
 def test_no_secret_is_ever_whole_in_the_output_when_breaks_are_left_out(secrets: list[str], pieces: list[str]) -> None:
     def together(text: str) -> str:
-        return re.sub(r"\\(?=\s)|\s", "", text)
+        return re.sub(r"[\\\s]", "", text)
 
     stream = Mask(secrets).stream()
     out = "".join(stream.feed(piece) for piece in pieces) + stream.end()
@@ -195,6 +348,17 @@ def test_much_output_and_many_secrets_take_little_time() -> None:
         out = "".join(stream.feed(text[at : at + size]) for at in range(0, len(text), size)) + stream.end()
         assert time.process_time() - began < len(text) / 1e6 * (0.5 if size > 1000 else 3)
         assert out == text
+
+
+def test_a_long_secret_is_masked_in_little_time_however_it_is_read() -> None:
+    key = "\n".join(hashlib.sha512(bytes([line])).hexdigest()[:64] for line in range(100))
+    mask = Mask([key])
+    began = time.process_time()
+    for shown in (key, json.dumps(key), json.dumps(key.splitlines(), indent=4)):
+        stream = mask.stream()
+        out = "".join(stream.feed(shown[at : at + 256]) for at in range(0, len(shown), 256)) + stream.end()
+        assert not re.search("[0-9a-f]{8}", out)
+    assert time.process_time() - began < 2
 
 
 def test_text_that_cannot_be_a_secret_is_not_held_back() -> None:
