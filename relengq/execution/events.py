@@ -108,7 +108,7 @@ class Events:
         self._missed = True
 
     def _on_item_failed(self, data: Event) -> None:
-        result = _mapping(data.get("res"))
+        result = self._masked_result(data)
         found = item_label(result) or None, failure_message(result)
         self._items.setdefault(_task_key(data), found)
 
@@ -122,17 +122,19 @@ class Events:
         self._put(data, "changed" if changed else "ok", changed=changed)
 
     def _on_failed(self, data: Event) -> None:
-        result = _mapping(data.get("res"))
         status = "ignored" if data.get("ignore_errors") else "failed"
-        item, message = self._items.get(_task_key(data), (None, failure_message(result)))
-        self._put(data, status, changed=bool(result.get("changed")), message=message, item=item)
+        item, message = self._items.get(_task_key(data)) or (None, failure_message(self._masked_result(data)))
+        self._put(data, status, changed=bool(_mapping(data.get("res")).get("changed")), message=message, item=item)
 
     def _on_unreachable(self, data: Event) -> None:
-        result = _mapping(data.get("res"))
-        self._put(data, "unreachable", changed=False, message=failure_message(result))
+        self._put(data, "unreachable", changed=False, message=failure_message(self._masked_result(data)))
 
     def _on_skipped(self, data: Event) -> None:
         self._put(data, "skipped", changed=False)
+
+    def _masked_result(self, data: Event) -> dict[str, Json]:
+        """The result of a task, masked before a sentence is made of it that leaves out some of its characters."""
+        return {name: self._mask.json(value) for name, value in _mapping(data.get("res")).items()}
 
     def _put(
         self, data: Event, status: str, *, changed: bool, message: str | None = None, item: str | None = None
@@ -194,7 +196,8 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def _mapping(value: object) -> Mapping[str, Json]:
+    """What was read from JSON, if it is a mapping."""
     return value if isinstance(value, dict) else {}
 
 

@@ -39,7 +39,8 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 def failure_message(result: Mapping[str, object]) -> str:
     """What a failed result says: its message, and where that says little, the module's standard error.
 
-    It is as long as it is: a text is masked before it is shortened, or the cut could go through a secret.
+    The result is masked already: the sentence leaves out a dot here and a line there, which may be part of a secret. It
+    is as long as it is; whoever shortens it masks it once more before.
     """
     if not result:
         return "failed; the result was too large to be kept, the output has it"

@@ -123,6 +123,24 @@ def test_secrets_are_masked_everywhere() -> None:
     assert "s3cret" not in repr((kept.tasks, kept.places, made.failure, made.stats, made.place))
 
 
+def test_a_secret_is_masked_before_a_sentence_leaves_out_its_end() -> None:
+    secret = "correct horse battery staple."
+    said: dict[str, object] = {"msg": f"login failed with passphrase {secret}", "stderr": "exit 1"}
+    unsaid: dict[str, object] = {"msg": "Error executing command.", "exception": "E: nothing\nX: Error: 7", "cmd": "x"}
+    made, kept = feed(
+        ("runner_on_failed", runner("h", "a", res=said)),
+        ("runner_on_unreachable", runner("h", "b", res=said)),
+        ("runner_item_on_failed", runner("h", "c", res={**said, "item": 3})),
+        ("runner_on_failed", runner("h", "c", res={"msg": "all items"})),
+        ("runner_on_failed", runner("h", "d", res=unsaid)),
+        hidden=(secret, "X: Error: 7"),
+    )
+    sentence = "login failed with passphrase ********: exit 1"
+    assert [each.message for each in kept.tasks.values()][:3] == [sentence] * 3
+    assert kept.tasks[4].message == "Error executing command: ******** (x)"
+    assert made.failure == f"h: a: {sentence}"
+
+
 def test_events_that_are_not_what_they_should_be_do_no_harm() -> None:
     made, kept = feed(
         ("runner_on_ok", {}),
