@@ -110,6 +110,8 @@ class Scheduler(celery.beat.Scheduler):
                 give_up(self.installation, CLOCK, self.holder)
 
     def _work(self) -> float:
+        if not self._leading:
+            self._clock.stand_by()
         leading = self._lead()
         self._announce(leading)
         if not leading:

@@ -44,19 +44,26 @@ Duty = Callable[[Session, Installation, Run, datetime], None]
 class Clock:
     """Does the duties, and remembers what it has said and when it looked last."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, watching_since: float | None = None) -> None:
+        """``watching_since`` is for the timekeeper: since when somebody has watched the database in its place."""
         self._installation = installation
         self._look_at = 0.0
         self._messages_at = 0.0
         self._messages_since: datetime | None = None
         self._broker_away = False
-        self._timekeeper = Timekeeper(installation)
+        self._timekeeper = Timekeeper(installation, watching_since)
         self._retention = Retention(installation)
+
+    def stand_by(self) -> None:
+        """Watch the database while another clock leads. May raise DatabaseUnavailable."""
+        self._timekeeper.stand_by()
 
     def tick(self) -> None:
         """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
         installation = self._installation
         now = self._timekeeper.look()
+        if self._timekeeper.put_back():
+            self._messages_at, self._messages_since = 0.0, None
         with installation.database.read() as session:
             due = look(session, now)
         if self._timekeeper.judges_leases:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
@@ -196,7 +197,7 @@ def test_nobody_is_lost_because_the_databases_time_is_set_forward(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make_bench("lease_seconds = 2\n", chain="steps: [{name: one, playbook: hello.yml}]\n")
-    watch, clock = Watch(bench, monkeypatch), Clock(bench.installation)
+    watch, clock = Watch(bench, monkeypatch), Clock(bench.installation, watching_since=-math.inf)
     run_id = bench.start("chain")
     held = bench.claim()
     assert held is not None
