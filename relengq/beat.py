@@ -25,7 +25,7 @@ import structlog
 from celery import Celery
 
 from relengq.announcements.announcer import Announcer
-from relengq.engine.calendar import fire_due
+from relengq.engine.calendar import Fired, fire_due
 from relengq.engine.clock import Clock
 from relengq.engine.installation import Installation, current
 from relengq.engine.leadership import CLOCK, give_up, hold
@@ -117,12 +117,15 @@ class Scheduler(celery.beat.Scheduler):
         if not leading:
             return STANDBY_SECONDS
         self._say_faults()
-        fired = fire_due(self.installation, self.installation.now())
+        fired = self._clock.tries.do("schedules", self._fire)
         self._clock.tick()
         if fired:
             return 0.0
         # Due times are whole seconds: come right after the next one.
         return min(float(self.max_interval), 1.005 - time.time() % 1)
+
+    def _fire(self) -> list[Fired]:
+        return fire_due(self.installation, self.installation.now(), self._clock.tries)
 
     def _lead(self) -> bool:
         """Whether this clock is the one that works; takes or renews the lease when that is due."""

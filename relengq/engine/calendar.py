@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 import structlog
 from sqlalchemy import delete, select, update
@@ -29,6 +30,7 @@ from sqlalchemy.orm import Session
 
 from relengq.engine.installation import Installation
 from relengq.engine.start import Order, Trigger, order, start_in
+from relengq.engine.tries import Tries
 from relengq.errors import ExpressionFault, InputFault, RelengqError, Unavailable
 from relengq.models import Run, ScheduleFire, ScheduleState
 from relengq.schedules import CatchUp, Schedule
@@ -120,20 +122,24 @@ def _missed(name: str, schedule: Schedule, after: datetime, newest: datetime) ->
     return (Fired(name, newest, Outcome.MISSED, note=note),)
 
 
-def fire_due(installation: Installation, now: datetime) -> list[Fired]:
+def fire_due(installation: Installation, now: datetime, tries: Tries | None = None) -> list[Fired]:
     """Start what is due at ``now``. Raises DatabaseUnavailable; else a faulty schedule stops no other.
+
+    ``tries`` remembers those that the database refuses.
 
     The caller sends what was started (``dispatch.send_due``), and calls again at once when something is
     returned: more may be owed.
     """
     site = installation.site
+    tries = tries or Tries(installation)
     with installation.database.read() as session:
         known = {row.name: row for row in session.scalars(select(ScheduleState))}
     _note_sight(installation, site, known, now)
     fired: list[Fired] = []
     for name, schedule in site.schedules.items():
         try:
-            fired += _fire(installation, name, schedule, known.get(name), now)
+            fire = partial(_fire, installation, name, schedule, known.get(name), now)
+            fired += tries.do(f"schedule {name}", fire) or ()
         except IntegrityError:
             _log.info("schedule.raced", schedule=name)  # another clock wrote the same; the next tick sees it
         except Unavailable:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import select
@@ -24,6 +25,7 @@ from relengq.engine.due import look
 from relengq.engine.installation import Installation
 from relengq.engine.retention import Retention
 from relengq.engine.timekeeping import Timekeeper
+from relengq.engine.tries import Tries
 from relengq.errors import BrokerUnavailable, DatabaseUnavailable
 from relengq.models import Attempt, Run
 from relengq.runs.attempts import Ending
@@ -52,6 +54,7 @@ class Clock:
         self._messages_since: datetime | None = None
         self._broker_away = False
         self._timekeeper = Timekeeper(installation, watching_since)
+        self.tries = Tries(installation)
         self._retention = Retention(installation)
 
     def stand_by(self) -> None:
@@ -62,20 +65,29 @@ class Clock:
         """Do every duty that is due now. May raise DatabaseUnavailable; a broker that is away is said once."""
         installation = self._installation
         now = self._timekeeper.look()
-        if self._timekeeper.put_back():
+        if self.tries.do("put_back", self._timekeeper.put_back):
             self._messages_at, self._messages_since = 0.0, None
         with installation.database.read() as session:
             due = look(session, now)
         if self._timekeeper.judges_leases:
-            _each(installation, "attempts.lost", due.dead_leases, _find_lost)
-        _each(installation, "waits.timed_out", due.expired_waits, _end_waits)
-        looked_over = self._look_over_messages()
-        _each(installation, "runs.timed_out", due.past_deadline, _end_run)
-        _each(installation, "groups.woken", due.free_groups, _admit)
+            self._see_to("attempts.lost", due.dead_leases, _find_lost)
+        self._see_to("waits.timed_out", due.expired_waits, _end_waits)
+        looked_over = self.tries.do("messages", self._look_over_messages)
+        self._see_to("runs.timed_out", due.past_deadline, _end_run)
+        self._see_to("groups.woken", due.free_groups, _admit)
+        self.tries.do("sending", partial(self._send, due.anything or bool(looked_over)))
+        self.tries.do("retention", self._retention.tick)
+
+    def _see_to(self, action: str, run_ids: list[str], duty: Duty) -> None:
+        """Do a duty for each run; one of which the database refuses it keeps none of the others."""
+        for run_id in run_ids:
+            self.tries.do(f"{action} {run_id}", partial(_each, self._installation, action, [run_id], duty))
+
+    def _send(self, anything: bool) -> None:
+        """Send what is due, if there may be something."""
         try:
-            resent = self._resend()
-            if due.anything or looked_over or resent:
-                send_due(installation)
+            if self._resend() or anything:
+                send_due(self._installation)
         except BrokerUnavailable as error:
             if not self._broker_away:
                 _log.warning("broker.away", error=str(error))
@@ -84,7 +96,6 @@ class Clock:
             if self._broker_away:
                 _log.info("broker.back")
             self._broker_away = False
-        self._retention.tick()
 
     def database_is_away(self) -> None:
         """Whoever calls ``tick`` found that the database cannot be reached."""
@@ -99,7 +110,7 @@ class Clock:
             return False
         installation = self._installation
         now = installation.now()
-        _each(installation, "waits.answered", _with_kept_messages(installation, self._messages_since), _answer)
+        self._see_to("waits.answered", _with_kept_messages(installation, self._messages_since), _answer)
         with installation.database.write() as session:
             if gone := waits.unneeded(session, now):
                 _log.info("messages.forgotten", count=gone)

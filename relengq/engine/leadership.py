@@ -9,6 +9,7 @@ from sqlalchemy import delete, or_, update
 from sqlalchemy.exc import IntegrityError
 
 from relengq.engine.installation import Installation
+from relengq.errors import DatabaseUnavailable
 from relengq.models import Lease
 
 CLOCK = "clock"
@@ -44,6 +45,17 @@ def give_up(installation: Installation, name: str, holder: str) -> None:
     """Let another one take the lease at once."""
     with installation.database.write() as session:
         session.execute(delete(Lease).where(Lease.name == name, Lease.holder == holder))
+
+
+def writable(installation: Installation) -> bool:
+    """Whether the database can be written to just now, as who renews a lease has to."""
+    renewed = update(Lease).where(Lease.name == CLOCK).values(fence=Lease.fence)
+    try:
+        with installation.database.write() as session:
+            session.execute(renewed)
+    except DatabaseUnavailable:
+        return False
+    return True
 
 
 def leader(installation: Installation, name: str) -> tuple[str, datetime] | None:

@@ -26,7 +26,7 @@ from relengq.workflows import Retention as Own
 _EVERY = 600.0
 """Seconds between two rounds of the clock."""
 _FIRST = 60.0
-"""Seconds after which a new leader begins: it has more urgent things to do at first."""
+"""Seconds after which a new leader begins, and one that met with trouble goes on: there are more urgent things."""
 _A_TICK = 0.1
 """Seconds of one tick that deleting may take; a transaction that has begun is finished."""
 _FORGOTTEN = timedelta(days=30)
@@ -189,7 +189,7 @@ class Retention:
         self._gone: Counter[str] = Counter()
 
     def tick(self) -> None:
-        """Go on with the round, if it is time for one. Raises DatabaseUnavailable; then the round begins again."""
+        """Go on with the round, if it is time for one. Raises DatabaseUnavailable; a new round begins later."""
         if time.monotonic() < self._at:
             return
         begun = time.monotonic()
@@ -202,6 +202,7 @@ class Retention:
                     return
         except DatabaseUnavailable:
             self._round = None
+            self._at = time.monotonic() + _FIRST
             raise
         except Exception:
             _log.exception("retention.fault")

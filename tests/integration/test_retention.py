@@ -467,6 +467,8 @@ def test_a_database_that_goes_away_ends_the_round_and_the_next_begins_again(
     with pytest.raises(DatabaseUnavailable):
         clock.tick()
     monkeypatch.setattr(pruning, "prune", real)
+    assert ids(bench) != [last]
+    clock._at -= 60  # there are more urgent things at first
     clock.tick()
     while clock._round is not None:
         clock.tick()
