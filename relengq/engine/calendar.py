@@ -11,6 +11,8 @@ finds the work done.
 - A due time is *late* when more than the setting ``schedule_grace`` has passed since. Late ones are dealt
   with as ``catch_up`` says. With ``last``, the newest late one is started only when none is due in time just
   now: a clock that comes back one second after 05:15 starts today's compose, not yesterday's and today's.
+- When the database's time was ahead for a while and has been set back, what was only written down of due times that
+  are still to come is taken back: they are owed. What has started stays, so nothing starts twice.
 - A schedule that vanishes from the files is forgotten after ten minutes, so that moving it to another file is
   not the end of it; while a file of ``beat/`` is broken, nothing is forgotten.
 """
@@ -24,7 +26,7 @@ from enum import StrEnum
 from functools import partial
 
 import structlog
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -45,7 +47,9 @@ MISSED_ROWS = 100
 
 _SEEN_EVERY = timedelta(minutes=1)
 _FORGET_AFTER = timedelta(minutes=10)
-_WRONG_CLOCK = timedelta(days=1)
+_WRONG_CLOCK = timedelta(minutes=1)
+"""Nothing is dealt with before it is due, so what has been up to a later moment than now was dealt with in a time that
+has been set back since. So little does no harm: by so little nothing is missed."""
 _log = structlog.get_logger(__name__)
 
 
@@ -152,7 +156,10 @@ def fire_due(installation: Installation, now: datetime, tries: Tries | None = No
 def _fire(
     installation: Installation, name: str, schedule: Schedule, known: ScheduleState | None, now: datetime
 ) -> list[Fired]:
-    if known is None or known.timing != schedule.timing or _ahead(known, now):
+    if known is not None and _ahead(known, now):
+        _take_back(installation, name, now)
+        return []
+    if known is None or known.timing != schedule.timing:
         _begin(installation, name, schedule, now)
         return []
     fired: list[Fired] = []
@@ -172,7 +179,7 @@ def _settled(state: ScheduleState) -> datetime:
 
 
 def _ahead(state: ScheduleState, now: datetime) -> bool:
-    """Whether it was dealt with up to a time that is far from now: the machine's clock was wrong then."""
+    """Whether it was dealt with up to a time that has not come: the database's time was ahead then."""
     return _settled(state) > now + _WRONG_CLOCK
 
 
@@ -183,13 +190,30 @@ def _begin(installation: Installation, name: str, schedule: Schedule, now: datet
         if state is None:
             state = ScheduleState(name=name, timing=schedule.timing)
             session.add(state)
-        elif _ahead(state, max(now, installation.database.now(session))):
-            _log.warning("schedule.ahead", schedule=name, until=_settled(state).isoformat())
-            state.last_due = None
         elif state.timing == schedule.timing:
             return  # another clock was quicker
         state.timing, state.since, state.seen_at = schedule.timing, now, now
     _log.info("schedule.seen", schedule=name, timing=schedule.timing)
+
+
+def _take_back(installation: Installation, name: str, now: datetime) -> None:
+    """Let a schedule go on from the newest due time that has come and was dealt with; of later ones only starts stay.
+
+    Those may have been written in a time that was ahead, as missed or refused, and nothing has come of them.
+    """
+    with installation.database.write() as session:
+        state = session.get(ScheduleState, name, with_for_update=True, populate_existing=True)
+        now = max(now, installation.database.now(session))
+        if state is None or not _ahead(state, now):
+            return  # another clock was quicker, or this one stood still and is behind
+        _log.warning("schedule.ahead", schedule=name, until=_settled(state).isoformat())
+        mine = ScheduleFire.schedule == name
+        in_its_time = or_(ScheduleFire.run_id.is_not(None), ScheduleFire.at <= now)
+        dealt_with = select(func.max(ScheduleFire.due_at)).where(mine, ScheduleFire.due_at <= now, in_its_time)
+        until = now if state.since > now else max(state.since, session.scalar(dealt_with) or state.since)
+        void = (mine, ScheduleFire.due_at > until, ScheduleFire.run_id.is_(None))
+        session.execute(delete(ScheduleFire).where(*void).execution_options(synchronize_session=False))
+        state.since, state.last_due, state.seen_at = until, None, now
 
 
 def _settle(installation: Installation, name: str, schedule: Schedule, now: datetime) -> list[Fired]:

@@ -17,6 +17,7 @@ from relengq.engine.calendar import PER_TICK, Fired, Outcome, fire_due, fires, o
 from relengq.engine.installation import Installation, Parcel
 from relengq.models import Run, ScheduleFire, ScheduleState
 from relengq.settings import Settings
+from tests.support.clocks import set_ahead
 
 SECOND = timedelta(seconds=1)
 
@@ -230,13 +231,92 @@ def test_a_clock_that_was_stopped_and_wakes_does_no_harm(clock: Clock) -> None:
 
 
 def test_a_wrong_clock_does_not_end_a_schedule_for_ever(clock: Clock) -> None:
-    clock.tick("01T05:00")
-    wrong = datetime(2199, 1, 1, 6, tzinfo=UTC)
-    clock.tick(wrong)
     now = clock.installation.now().replace(hour=4) + timedelta(days=2)
     clock.tick(now)
+    wrong = datetime(2199, 1, 1, 6, tzinfo=UTC)
+    clock.tick(wrong)
+    clock.tick(now + SECOND)
     (fired,) = clock.tick(now.replace(hour=5, minute=15))
     assert fired.outcome is Outcome.STARTED
+
+
+class Ahead:
+    """A clock whose database's time is set."""
+
+    def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._clock = clock
+        self._by = timedelta()
+        set_ahead(monkeypatch, lambda: self._by)
+
+    def tick(self, *times: str) -> list[tuple[str, str]]:
+        """Let it be these times, one after the other, and do each time all that is due: (due time, outcome)."""
+        done: list[Fired] = []
+        for text in times:
+            self._by += moment(text) - self._clock.installation.now()
+            while fired := self._clock.tick(moment(text)):
+                done += fired
+        return [(f"{entry.due_at:%d %H:%M}", entry.outcome.value) for entry in done]
+
+
+def test_what_was_missed_while_time_was_ahead_is_owed_when_it_comes(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = Ahead(clock, monkeypatch)
+    ahead.tick("01T05:00")
+    assert ahead.tick("04T05:20") == [("01 05:15", "missed"), ("02 05:15", "missed"), ("03 05:15", "missed"),
+                                      ("04 05:15", "started")]  # fmt: skip
+    assert ahead.tick("01T05:01", "01T05:02") == []
+    assert ahead.tick("01T05:15", "02T05:15", "03T05:15") == [
+        ("01 05:15", "started"),
+        ("02 05:15", "started"),
+        ("03 05:15", "started"),
+    ]
+    assert ahead.tick("04T05:15") == [], "it was started while the time was ahead"
+    assert ahead.tick("05T05:15") == [("05 05:15", "started")]
+    assert clock.count(Run) == clock.count(ScheduleFire) == 5
+
+
+def test_two_hours_ahead_lose_no_due_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the hardware's clock is in local time, until NTP comes."""
+    clock.write("often: {workflow: hello, cron: '*/20 * * * *'}\n")
+    ahead = Ahead(clock, monkeypatch)
+    ahead.tick("01T05:01")
+    assert ahead.tick("01T05:20") == [("01 05:20", "started")]
+    assert [outcome for _, outcome in ahead.tick("01T07:25")] == [*["missed"] * 5, "started"]
+    assert ahead.tick("01T05:25", "01T05:26") == []
+    for due in ("05:40", "06:00", "06:20", "06:40", "07:00"):
+        assert ahead.tick(f"01T{due}") == [(f"01 {due}", "started")]
+    assert ahead.tick("01T07:20") == [], "it was started while the time was ahead"
+    assert ahead.tick("01T07:40") == [("01 07:40", "started")]
+    with clock.installation.database.read() as session:
+        assert set(session.scalars(select(ScheduleFire.outcome))) == {"started"}
+
+
+def test_one_row_for_many_due_times_is_taken_back_as_a_whole(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was away for ten minutes, and when it came back time was three hours ahead for a moment."""
+    clock.write("minutely: {workflow: hello, cron: '* * * * *', catch_up: none}\n")
+    ahead = Ahead(clock, monkeypatch)
+    ahead.tick("01T05:00", "01T05:01")
+    ahead.tick("01T08:11:30")
+    assert ahead.tick("01T05:11:30", "01T05:11:31") == [
+        *((f"01 05:{minute:02}", "missed") for minute in range(2, 11)),
+        ("01 05:11", "started"),
+    ]
+
+
+def test_a_refusal_from_a_time_that_was_ahead_is_no_answer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock.write("daily: {workflow: gone, cron: '15 5 * * *'}\n")
+    ahead = Ahead(clock, monkeypatch)
+    ahead.tick("01T05:00")
+    assert ahead.tick("02T05:15") == [("01 05:15", "missed"), ("02 05:15", "refused")]
+    clock.write("daily: {workflow: hello, cron: '15 5 * * *'}\n")
+    assert ahead.tick("01T05:01", "01T05:15", "02T05:15") == [("01 05:15", "started"), ("02 05:15", "started")]
+
+
+def test_a_schedule_that_was_first_seen_while_time_was_ahead(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = Ahead(clock, monkeypatch)
+    ahead.tick("03T05:00")
+    assert ahead.tick("01T05:30", "02T05:15") == [("02 05:15", "started")], "nothing before its sight is owed"
 
 
 def test_the_overview_shows_last_next_and_what_is_overdue(clock: Clock) -> None:
