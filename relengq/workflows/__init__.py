@@ -252,8 +252,8 @@ class PlaybookStep(Step):
     limit: Template | None = Field(
         None,
         description="Hosts that are played (ansible-playbook --limit); a template. It must not be empty. Values in it"
-        " are names of hosts or groups: patterns (all, and the signs * ? [ ~ ! &) are for the file's own text, defaults and"
-        " choices of inputs included.",
+        " are names of hosts or groups: patterns (all, and the signs * ? [ ~ ! &) are for the file's own text, defaults"
+        " and choices of inputs included.",
     )
     tags: list[Tag] = Field([], description="Only tasks with one of these tags.")
     skip_tags: list[Tag] = Field([], description="No tasks with one of these tags.")
