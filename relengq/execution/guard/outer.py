@@ -97,7 +97,7 @@ class _Guard:
     def start(self, what: Callable[[], None], mask: Collection[int]) -> None:
         """Start the reaper, in a PID namespace if that is wanted and works, and tell the worker whom to signal."""
         if not (self._plan.namespace and self._start_inside(what, mask)):
-            self._fork(what, mask, inside=False)
+            self._fork(what, mask)
         note(self._private, "guard.pid", f"{os.getpid()} {self._reaper}")
 
     def _start_inside(self, what: Callable[[], None], mask: Collection[int]) -> bool:
@@ -105,7 +105,7 @@ class _Guard:
             back = kernel.new_pid_namespace()
         except OSError:
             return False
-        if self._fork(what, mask, inside=True):
+        if self._fork(what, mask, back):
             os.close(back)
             return True
         os.waitpid(self._reaper, 0)
@@ -113,14 +113,16 @@ class _Guard:
         kernel.back_to_pid_namespace(back)
         return False
 
-    def _fork(self, what: Callable[[], None], mask: Collection[int], *, inside: bool) -> bool:
-        """Whether the reaper has begun its work."""
+    def _fork(self, what: Callable[[], None], mask: Collection[int], back: int | None = None) -> bool:
+        """Whether the reaper has begun its work, inside the PID namespace from which there is a way ``back``."""
         self._reader, writer = os.pipe()
         self._reaper = os.fork()
         if not self._reaper:
             os.close(self._reader)
+            if back is not None:
+                os.close(back)
             self._worker.leave()
-            Reaper(inside=inside, private=self._private, groups=self._groups, what=what).serve(writer, mask)
+            Reaper(inside=back is not None, private=self._private, groups=self._groups, what=what).serve(writer, mask)
         os.close(writer)
         return os.read(self._reader, len(READY)) == READY
 
