@@ -26,6 +26,7 @@ import structlog
 
 from relengq.execution.guard.channel import reachable, without_private
 from relengq.execution.guard.handover import FAILED
+from relengq.execution.guard.inherited import inherited
 from relengq.execution.guard.plan import MARK, PROGRAM
 from relengq.execution.guard.tree import send
 
@@ -36,6 +37,9 @@ RESTART_SECONDS = 30.0
 UNUSED_SECONDS = 60.0
 """When there are too many, one that nobody has asked for so long gives way to another."""
 _PROGRAM = Path(__file__).with_name("guard") / "warm" / "__main__.py"
+_ALONE_SECONDS = 1.0
+"""So long another process may take to start a server before a play does without."""
+_LOOK_SECONDS = 0.01
 _BACKLOG = 128
 _FORGET_SECONDS = 3600.0
 _SCRIPT_BYTES = 4096
@@ -217,14 +221,32 @@ class _Server:
             return
         self._check_last_start()
         self.forget()
+        began = _now()
+        try:
+            # Before there is a process, so that there is room to say which one it is.
+            self._note(0, began)
+            pid = self._launch(warm, wanted, interpreter)
+        except OSError:
+            self.forget()
+            raise
+        try:
+            self._note(pid, began)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        _log.info("a server with Ansible loaded was started", action="warm_started", pid=pid)
+
+    def _launch(self, warm: Warm, wanted: Wanted, interpreter: list[str]) -> int:
+        """Start the process. Returns its id; raises OSError."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, self._printed.open("ab") as printed:
             with reachable(str(self.socket)) as name:
                 listener.bind(name)
             listener.listen(_BACKLOG)
             # Without the program's name: who looks for it in ``ps`` wants to see plays.
             words = [_PROGRAM, listener.fileno(), self._state, warm.owner, Path(wanted.program).parent, self._scratch]
+            given = [f"{name}={value}" for name, value in inherited().items()]
             process = subprocess.Popen(
-                [*interpreter, *map(str, words)],
+                [*interpreter, *map(str, words), *given],
                 env=_environment(wanted, self._scratch),
                 cwd=wanted.directory,
                 stdin=subprocess.DEVNULL,
@@ -236,8 +258,15 @@ class _Server:
         _children.add(process.pid)
         # It goes on when this process ends, about which Popen would complain.
         process.returncode = 0
-        self._state.write_text(f"{process.pid} {_now()}", "ascii")
-        _log.info("a server with Ansible loaded was started", action="warm_started", pid=process.pid)
+        return process.pid
+
+    def _note(self, pid: int, began: float) -> None:
+        """Say which process it is, 0 while there is none, always in as many bytes. Raises OSError."""
+        descriptor = os.open(self._state, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, f"{pid:010d} {began:020.6f}".encode("ascii"), 0)
+        finally:
+            os.close(descriptor)
 
     def _check_last_start(self) -> None:
         with suppress(OSError, ValueError, IndexError):
@@ -263,13 +292,24 @@ def _servers(directory: Path) -> list[_Server]:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """While nobody else starts servers there."""
+    """While nobody else starts servers there. Raises _Declined when somebody is at it for long (it may be stopped)."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _ALONE_SECONDS
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise _Declined(f"another process has been starting a server for {_ALONE_SECONDS:.0f} seconds")
+            time.sleep(_LOOK_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _make_room(directory: Path, wanted: _Server) -> None:

@@ -39,6 +39,12 @@ from ansible.plugins.callback import CallbackBase
 from ansible.utils.color import ANSIBLE_COLOR
 from ansible.utils.display import Display
 
+def held(name):
+    try:
+        return os.readlink(f"/proc/self/fd/{name}").split(":")[0].split("#")[0]
+    except OSError:
+        return ""  # that by which they are listed
+
 class CallbackModule(CallbackBase):
     CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "probe"
 
@@ -57,11 +63,13 @@ class CallbackModule(CallbackBase):
             masks=[status[name] for name in ("SigBlk", "SigIgn", "SigCgt")],
             handlers=[(n, repr(signal.getsignal(n)).split(" at ")[0]) for n in signal.valid_signals()],
             python=[sys.executable, sys.prefix, sys.path, list(sys.flags), sys.argv[1:5], sys.warnoptions],
+            command=sys.orig_argv[:6],
             main=sys.modules["__main__"].__file__, locale=locale.setlocale(locale.LC_ALL), zone=time.tzname,
             streams=[(s.name, s.encoding, s.errors, s.line_buffering, s.mode, s.newlines) for s in streams],
             raw=[(type(s.buffer).__name__, getattr(s.buffer, "raw", s.buffer).name, s.write_through) for s in streams],
             same=streams == (sys.__stdin__, sys.__stdout__, sys.__stderr__),
             descriptors=[n for n in range(3, 100) if os.path.exists(f"/proc/self/fd/{n}") and os.get_inheritable(n)],
+            held=sorted(held(n) for n in os.listdir("/proc/self/fd") if int(n) > 2),
             links=[os.readlink(f"/proc/self/fd/{n}").split(":")[0] for n in (0, 1, 2)],
             session=os.getsid(0) == os.getpid() == os.getpgid(0), threads=threading.active_count(),
             columns=Display().columns, color=ANSIBLE_COLOR, uids=[os.getresuid(), os.getresgid(), os.getgroups()],

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from relengq.execution import Warm
 from relengq.execution.command import PROGRAM
-from relengq.execution.means import host
+from relengq.execution.means import Means, host
 from relengq.execution.processes import MARK, Guard
-from relengq.execution.servers import Wanted, offer, running
+from relengq.execution.servers import Offer, Wanted, offer, running
 
 ANSIBLE = str(Path(sys.executable).with_name(PROGRAM))
 UNSTEADY = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")
@@ -26,10 +26,11 @@ class Site:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    owner: int = field(default_factory=os.getpid)
 
     @property
     def warm(self) -> Warm:
-        return Warm(self.root / "warm", os.getpid())
+        return Warm(self.root / "warm", self.owner)
 
     def servers(self) -> list[int]:
         return running(self.warm.directory)
@@ -40,18 +41,26 @@ class Site:
         path.write_text(text)
         return path
 
-    def start(self, private: Path, *words: str, warm: bool = True, **more: object) -> Started:
+    def given(self, private: Path) -> dict[str, str]:
+        """The environment of a play with this private directory."""
+        inherited = {name: value for name, value in os.environ.items() if name not in UNSTEADY}
+        return {**inherited, "ANSIBLE_LOCAL_TEMP": str(private / "tmp"), **self.environment, MARK: private.name}
+
+    def offer(self, private: Path) -> Offer | None:
+        """A server for a play with this private directory."""
+        return offer(self.warm, Wanted(ANSIBLE, self.given(private), self.root / "site", private))
+
+    def start(
+        self, private: Path, *words: str, warm: bool = True, means: Means = Means.NAMESPACE, **more: object
+    ) -> Started:
         """Start ``ansible-playbook`` with these words."""
         private.mkdir()
         private = private.resolve()
-        inherited = {name: value for name, value in os.environ.items() if name not in UNSTEADY}
-        environment = {**inherited, "ANSIBLE_LOCAL_TEMP": str(private / "tmp"), **self.environment, MARK: private.name}
-        directory = self.root / "site"
-        offered = offer(self.warm, Wanted(ANSIBLE, environment, directory, private)) if warm else None
+        offered = self.offer(private) if warm else None
         assert bool(offered) is warm
         local = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
-        guard = Guard(private, [ANSIBLE, *local, *words], host().plan(warm=offered.socket if offered else None))
-        given: dict[str, object] = {"cwd": directory, "env": environment, **more}
+        guard = Guard(private, [ANSIBLE, *local, *words], host().plan(means, warm=offered.socket if offered else None))
+        given: dict[str, object] = {"cwd": self.root / "site", "env": self.given(private), **more}
         return Started(guard, subprocess.Popen(guard.command, **given), private)  # type: ignore[call-overload]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run as a file: ``LISTENER STATE OWNER DIRECTORY SCRATCH``, as ``servers`` does it.
+"""Run as a file: ``LISTENER STATE OWNER DIRECTORY SCRATCH GIVEN…``, as ``servers`` does it.
 
 A listening socket's descriptor; the file that says that the server runs; the process with which it ends; the directory
-of ``ansible-playbook``; and a directory of its own.
+of ``ansible-playbook``; a directory of its own; and what it takes over from who starts it, as ``inherited`` says it.
 """
 
 from __future__ import annotations

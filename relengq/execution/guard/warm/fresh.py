@@ -26,15 +26,21 @@ _BROKEN_STREAM = 120
 """Python's exit code when what was printed could not be written in the end."""
 
 
-def play(arguments: list[str]) -> None:
-    """Run the playbook command in this process and end the process as Python does."""
+def play(arguments: list[str], instead: Callable[[BaseException], None]) -> None:
+    """Run the playbook command in this process and end the process as Python does.
+
+    ``instead`` is called, and does not return, when Ansible cannot be made anew: nothing has been played yet.
+    """
     kernel.set_name(os.path.basename(arguments[0]))
     _python(arguments)
-    _end(_ended_with(_ansible_playbook))
+    _end(_ended_with(lambda: _ansible_playbook(instead)))
 
 
-def _ansible_playbook() -> None:
-    _ansible()
+def _ansible_playbook(instead: Callable[[BaseException], None]) -> None:
+    try:
+        _ansible()
+    except (Exception, SystemExit) as error:
+        instead(error)
     importlib.import_module("ansible.cli.playbook").main()
 
 
@@ -74,8 +80,6 @@ def _ansible() -> None:
     """What Ansible works out while it is imported."""
     cli = importlib.import_module("ansible.cli")
     cli.check_blocking_io()
-    constants = importlib.import_module("ansible.constants")
-    _local_temp(constants)
     importlib.reload(importlib.import_module("ansible.utils.color"))
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
@@ -85,6 +89,8 @@ def _ansible() -> None:
     display = importlib.import_module("ansible.utils.display")
     display.Display.__init__(display.Display())
     _unique_ids(importlib.import_module("ansible.utils.vars"))
+    # At last: who could not be made anew leaves nothing behind.
+    _local_temp(importlib.import_module("ansible.constants"))
 
 
 def _local_temp(constants: ModuleType) -> None:
