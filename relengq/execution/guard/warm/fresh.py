@@ -15,15 +15,18 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import TextIO
 
 from .. import kernel
+from .places import file_of, installed
 
 _BROKEN_STREAM = 120
 """Python's exit code when what was printed could not be written in the end."""
+_INSTALLED = installed()
 
 
 def play(arguments: list[str], instead: Callable[[BaseException], None]) -> None:
@@ -50,8 +53,20 @@ def _python(arguments: list[str]) -> None:
     sys.stdin = sys.__stdin__ = _stream(0, "stdin", sys.stdin)  # type: ignore[misc, assignment]
     sys.stdout = sys.__stdout__ = _stream(1, "stdout", sys.stdout)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = _stream(2, "stderr", sys.stderr)  # type: ignore[misc, assignment]
-    time.tzset()
+    _zone()
     multiprocessing.process.current_process().authkey = os.urandom(32)
+
+
+def _zone() -> None:
+    """Read the zone's file again, which the C library does only for another TZ than the last."""
+    zone = os.environ.get("TZ")
+    os.environ["TZ"] = "UTC0" if zone != "UTC0" else "UTC1"
+    time.tzset()
+    if zone is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = zone
+    time.tzset()
 
 
 def _stream(descriptor: int, name: str, before: TextIO) -> TextIO | None:
@@ -102,14 +117,22 @@ def _local_temp(constants: ModuleType) -> None:
 
 def _unique_ids(module: ModuleType) -> None:
     vars(module).update(cur_id=0, random_int=os.urandom(4).hex())
+    # The C library's generator has chosen in the server what tells its processes apart; Python's chooses each time.
+    vars(uuid).update({name: None for name in ("_generate_time_safe", "_last_timestamp") if hasattr(uuid, name)})
+    if uuid.getnode() >> 40 & 1:
+        # There is no address of a network card: each process has a number of its own for that.
+        vars(uuid)["_node"] = int.from_bytes(os.urandom(6)) | 1 << 40
+        vars(module)["node_mac"] = f"{uuid.getnode():012x}"
 
 
 def _has_foreign_code() -> bool:
     """Whether anything was imported that is neither Python's, nor installed beside Ansible, nor ours."""
     ours = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    known = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, ours))
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return any(file and not file.startswith(known) and file != sys.argv[0] for file in files)
+    ansible = os.path.dirname(os.path.dirname(file_of(sys.modules.get("ansible")) or __file__))
+    known = tuple(f"{place}/" for place in (*_INSTALLED, ansible, ours))
+    files = map(file_of, list(sys.modules.values()))
+    # In brackets is the name of a module that Ansible has made without a file.
+    return any(file and not file.startswith((*known, "<")) and file != sys.argv[0] for file in files)
 
 
 def _flush_files() -> None:
