@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from . import openssl
 from .plugins import HASHED, KINDS, Plugins, remember_routing
 from .said import said
 from .sources import Sources
@@ -100,7 +101,7 @@ def _core() -> Part:
         return part
     constants = importlib.import_module("ansible.constants")
     files = [constants.CONFIG_FILE, *_beside("ansible", "config/base.yml", "config/ansible_builtin_runtime.yml")]
-    part.files += [each for each in files if each]
+    part.files += [*(each for each in files if each), *openssl.configuration()]
     if "ANSIBLE_CONFIG" not in os.environ:
         # Where Ansible looks for its configuration: one that comes to be may be the one that counts.
         part.files += ["ansible.cfg", os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]

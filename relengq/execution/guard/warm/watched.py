@@ -6,8 +6,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from .places import file_of, search_files
+
+_REPLACED = " (deleted)"
+"""What the kernel writes after the name of a file that runs and is not there any more."""
 _State = tuple[int, int, int] | None
 
 
@@ -34,9 +38,14 @@ class Watched:
         """Watch all that has been imported, and the directories where other versions of it could come to be."""
         new = sys.modules.keys() - self._modules
         self._modules |= new
-        files = (getattr(sys.modules.get(name), "__file__", None) for name in new)
+        files = (file_of(sys.modules.get(name)) for name in new)
         self.add(file for file in files if file)
         self.add(path or "." for path in sys.path)
+        self.add(search_files())
+        for path, replaced in _libraries():
+            self.add([path])
+            if replaced:
+                self._early = path
 
     def changed(self) -> str | None:
         """A path that is not as it was, or None."""
@@ -46,6 +55,20 @@ class Watched:
             if _look(path)[0] != state:
                 return path
         return None
+
+
+def _libraries() -> Iterator[tuple[str, bool]]:
+    """The files of programs and shared libraries that run here, and whether another one has taken a file's place."""
+    found = set()
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _, rights, _, _, _, *name = line.rstrip("\n").split(maxsplit=5)
+            if "x" in rights and name and name[0].startswith("/"):
+                found.add(name[0])
+    for mapped in found:
+        path = mapped.removesuffix(_REPLACED)
+        if path == mapped or os.path.exists(path):
+            yield path, path != mapped
 
 
 def _look(path: str) -> tuple[_State, int]:
