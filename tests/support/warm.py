@@ -10,11 +10,14 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from relengq.execution import Warm
 from relengq.execution.command import PROGRAM
 from relengq.execution.means import Means, host
 from relengq.execution.processes import MARK, Guard
 from relengq.execution.servers import Offer, Wanted, offer, running
+from tests.support.waiting import wait_until
 
 ANSIBLE = str(Path(sys.executable).with_name(PROGRAM))
 UNSTEADY = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")
@@ -34,6 +37,12 @@ class Site:
 
     def servers(self) -> list[int]:
         return running(self.warm.directory)
+
+    def wait_until_loaded(self) -> None:
+        """Wait until a server has nothing more to load: it sleeps, which it does not between the parts."""
+        (pid,) = self.servers()
+        server = psutil.Process(pid)
+        wait_until(lambda: all(server.status() == psutil.STATUS_SLEEPING for _ in range(9)), what="all is loaded")
 
     def file(self, name: str, text: str) -> Path:
         path = self.root / "site" / name

@@ -12,8 +12,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import ModuleType
 from typing import Protocol
 
@@ -23,6 +24,10 @@ KINDS = ("callback", "connection", "shell", "strategy", "vars", "inventory", "ca
 """Kinds whose module names are their files' names, in the order in which they pay."""
 HASHED = ("filter", "test")
 """Kinds whose module names have a hash of the path in them."""
+_DERIVED = {"strategy": frozenset({"debug", "host_pinned"})}
+"""Plugins that are built on another of their kind: on a site's, where a play has loaded that before."""
+_FRAGMENTS = "ansible.plugins.doc_fragments."
+_BUILTIN = "ansible_collections.ansible.builtin"
 
 Options = dict[str, dict[str, object]]
 
@@ -54,17 +59,23 @@ class Plugins:
         """Load all of a kind. One that cannot be loaded is left to the plays, whose affair that is."""
         loader: Loader = getattr(self._loaders, f"{kind}_loader")
         for base, path in self._files(kind):
+            before = set(sys.modules)
             with suppress(Exception):
                 name = f"{loader.package}.{base}" if kind in KINDS else self._hashed(loader, base, path)
                 module = self._module(loader, name, path)
-                self._read_options(loader, kind, base, path, module)
-                if said():
-                    # Plays that use it are to print that themselves.
-                    unsay()
-                    del sys.modules[name]
-                    self._options.pop(path, None)
-                else:
+                if name not in before:  # else the plain command begins with it as well
                     self._modules[name] = module
+                self._read_options(loader, kind, base, path, module)
+            new = sys.modules.keys() - before
+            if said():
+                # Plays that use it are to print that themselves, or have the library print it that it uses.
+                unsay()
+                self._options.pop(path, None)
+                _refuse_native(new)
+            else:
+                # A site may have a fragment of the same name.
+                new = {each for each in new if each.startswith(_FRAGMENTS)}
+            self._unload(new)
         self._forget()
 
     def _files(self, kind: str) -> Iterator[tuple[str, str]]:
@@ -72,7 +83,7 @@ class Plugins:
         directory = os.path.dirname(package.__file__ or "")
         for name in sorted(os.listdir(directory)):
             base, suffix = os.path.splitext(name)
-            if suffix == ".py" and base != "__init__":
+            if suffix == ".py" and base != "__init__" and base not in _DERIVED.get(kind, ()):
                 yield base, os.path.join(directory, name)
 
     def _hashed(self, loader: Loader, base: str, path: str) -> str:
@@ -92,6 +103,15 @@ class Plugins:
         if options is not None:
             self._options[path] = options
 
+    def _unload(self, names: Iterable[str]) -> None:
+        """Have plays load these modules again."""
+        for name in names:
+            module = sys.modules.pop(name)
+            self._modules.pop(name, None)
+            package, _, last = name.rpartition(".")
+            if vars(sys.modules.get(package, object)).get(last) is module:
+                delattr(sys.modules[package], last)
+
     def _forget(self) -> None:
         """What loaders have found so far is not what they find with a site's directories."""
         for _, loader in self._loaders.get_all_plugin_loaders():
@@ -109,7 +129,7 @@ class Plugins:
         name = named.get("python_module_name") or self._full_name(loader, words[0])
         ahead = self._modules.get(name)
         if ahead is not None and sys.modules.get(name) is ahead and ahead.__file__ != path:
-            del sys.modules[name]
+            self._unload([name])
         return self._load_source(loader, *words, **named)
 
     def _full_name(self, loader: Loader, name: str) -> str:
@@ -119,12 +139,24 @@ class Plugins:
         """In place of Ansible's: what it would read from the same documentation once more."""
         kind = loader.package.rpartition(".")[2]
         options = self._options.get(path)
-        # Fragments of documentation are found by name as well, so a site may have its own.
-        own_fragments = self._loaders.fragment_loader._extra_dirs  # noqa: SLF001
+        if options is not None:
+            with suppress(ImportError):
+                importlib.import_module(_BUILTIN)  # which Ansible says, with enough -v, when it looks for fragments
+        # Fragments of documentation are found by name as well, so a site or a user may have some.
+        fragments = self._loaders.fragment_loader
+        own_fragments = fragments._extra_dirs or any(map(os.path.isdir, fragments.config))  # noqa: SLF001
         if options is None or own_fragments or self._config.has_configuration_definition(kind, name):
             self._load_definitions(loader, name, module, path)
         else:
             self._config.initialize_plugin_configuration_definitions(kind, name, options)
+
+
+def _refuse_native(names: Iterable[str]) -> None:
+    """Raise RuntimeError for a library's module that is not written in Python: few can be loaded twice."""
+    for name in names:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.endswith(tuple(EXTENSION_SUFFIXES)) and name.partition(".")[0] not in sys.stdlib_module_names:
+            raise RuntimeError(f"{name} cannot be loaded twice")
 
 
 def remember_routing() -> None:
