@@ -30,7 +30,7 @@ VERBS: dict[str, Verb] = {
     "status": Verb(RUNS, "status", "Show the steps of a run, and why it waits or failed."),
     "logs": Verb(RUNS, "logs", "Print the output of a run's steps."),
     "history": Verb(RUNS, "runs", "Show who or what did what to a run."),
-    "rerun": Verb(RUNS, "start", "Start a run again: all of it, from a step, or what failed."),
+    "rerun": Verb(RUNS, "start", "Start a run again: all of it, from a step, or from where it ended."),
     "cancel": Verb(RUNS, "control", "Cancel a run."),
     "approve": Verb(RUNS, "control", "Approve the step that a run waits for."),
     "reject": Verb(RUNS, "control", "Reject the step that a run waits for."),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,14 +35,17 @@ def _execute_next(bench: Bench) -> None:
 
 @contextmanager
 def _asked(database: Database) -> Iterator[list[str]]:
-    """What a database is asked meanwhile: statements, and the ends of transactions."""
+    """What this thread asks a database meanwhile: statements, and the ends of transactions. Leases have their own."""
     asked: list[str] = []
+    here = threading.get_ident()
 
     def statement(connection: Connection, cursor: object, text: str, *rest: object) -> None:
-        asked.append(" ".join(text.split())[:60])
+        if threading.get_ident() == here:
+            asked.append(" ".join(text.split())[:60])
 
     def commit(connection: Connection) -> None:
-        asked.append("COMMIT")
+        if threading.get_ident() == here:
+            asked.append("COMMIT")
 
     event.listen(database.engine, "before_cursor_execute", statement)
     event.listen(database.engine, "commit", commit)

@@ -207,8 +207,7 @@ def test_a_schedule_fires_once(faulty: Faulty) -> None:
     now = datetime.now(UTC)
     fire_due(installation, now - timedelta(minutes=61))
     faulty.faults.lose_answer(having="schedule_fires")
-    with pytest.raises(DatabaseUnavailable):
-        fire_due(installation, now)
+    assert fire_due(installation, now) == []  # nobody knows whether it has
     assert fire_due(installation, now) == []
     assert faulty.rows(ScheduleFire) == 1
     assert faulty.rows(Run) == 1

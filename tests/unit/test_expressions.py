@@ -36,6 +36,8 @@ CONTEXT: dict[str, Json] = {
     "msg": {"tag": "f44-updates", "get": "mine", "nested": {"a": [{"b": 1}]}},
     "steps": {"gather": {"state": "succeeded", "failed": []}},
 }
+QUICK = 5.0
+"""Seconds of the processor's time on a slow machine. What is not counted before it is done takes minutes."""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 """What a database keeps; the rest is refused."""
 
@@ -212,7 +214,7 @@ def test_names_the_limit_before_it_costs_anything(text: str, limit: int) -> None
     told = fault(text)
     assert str(limit) in told
     assert "limit" in told
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < QUICK
 
 
 BIG: dict[str, Json] = {
@@ -298,7 +300,7 @@ def test_what_is_made_of_messages_is_counted_before_it_is_made(text: str) -> Non
     began = time.process_time()
     with pytest.raises(ExpressionFault, match=f"makes more than the limit of {WORK_LIMIT}"):
         condition(text).holds({"msg": BIG})
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < QUICK
 
 
 @pytest.mark.parametrize(
@@ -322,7 +324,7 @@ def test_what_would_make_much_of_little_is_refused(text: str, told: str) -> None
     began = time.process_time()
     with pytest.raises(ExpressionFault, match=told):
         condition(text).holds({"msg": BIG})
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < QUICK
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ def test_what_would_make_much_of_little_is_refused(text: str, told: str) -> None
 def test_long_lists_are_compared_in_no_time(text: str, count: int) -> None:
     began = time.process_time()
     assert condition(f"{text} | list | length == {count}").holds({"msg": BIG})
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < QUICK
 
 
 @given(st.lists(JSON, max_size=6), st.lists(JSON, max_size=6))
