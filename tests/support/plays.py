@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import textwrap
 import threading
 from dataclasses import dataclass, field
@@ -106,7 +107,9 @@ class Project:
 
     def left(self) -> list[str]:
         """What plays left in the work directory."""
-        return sorted(str(path.relative_to(self.workdir)) for path in self.workdir.rglob("*"))
+        # Not Path.rglob, for which a directory must not be removed meanwhile.
+        found = (Path(at, name) for at, folders, files in os.walk(self.workdir) for name in (*folders, *files))
+        return sorted(str(path.relative_to(self.workdir)) for path in found)
 
 
 def alive(directory: Path) -> list[str]:
