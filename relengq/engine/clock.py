@@ -53,6 +53,8 @@ class Clock:
         self._messages_at = 0.0
         self._messages_since: datetime | None = None
         self._broker_away = False
+        self._uncounted: set[str] = set()
+        """Queues of which it has been said that they cannot be counted."""
         self._timekeeper = Timekeeper(installation, watching_since)
         self.tries = Tries(installation)
         self._retention = Retention(installation)
@@ -123,7 +125,7 @@ class Clock:
         if time.monotonic() < self._look_at:
             return False
         self._look_at = time.monotonic() + self._installation.settings.resend_seconds / 3
-        resend_unclaimed(self._installation, self._installation.now())
+        resend_unclaimed(self._installation, self._installation.now(), self._uncounted)
         return True
 
 

@@ -22,9 +22,6 @@ _LOOKED_AT = 10_000
 _LONGER = 10
 _log = structlog.get_logger(__name__)
 
-_uncounted: set[str] = set()
-"""Queues of which it has been said that they cannot be counted."""
-
 
 def send_due(installation: Installation, run_ids: Collection[str] | None = None) -> int:
     """Send attempts that are due and were not sent yet, of some runs, or one batch of all. Returns how many.
@@ -104,20 +101,21 @@ def _mark(installation: Installation, attempt_ids: list[int]) -> None:
     )
 
 
-def resend_unclaimed(installation: Installation, now: datetime) -> int:
+def resend_unclaimed(installation: Installation, now: datetime, uncounted: set[str]) -> int:
     """Send again what was sent, was not claimed, and is no longer in the broker. Returns how many are to be sent.
 
     The broker lost it (a restart, a flush, a purge), or a worker took it and died before the claim. A queue that has a
     task for each attempt that waits is left alone: they only wait for a free worker. With fewer, those that are missing
     cannot be told from the others, so after a longer time, and more seldom each time, everything is sent again: of
     several deliveries one can be claimed. So a queue never has more than two tasks for each attempt that waits, however
-    long it waits. A queue that cannot be counted is left alone. Raises BrokerUnavailable.
+    long it waits. A queue that cannot be counted is left alone; ``uncounted`` remembers those of which that has been
+    said. Raises BrokerUnavailable.
     """
     patience = timedelta(seconds=installation.settings.resend_seconds)
     waiting = (Attempt.state == AttemptState.QUEUED, Attempt.sent_at < now - patience)
     with installation.database.read() as session:
         queues = set(session.scalars(select(Attempt.queue).where(*waiting).distinct()))
-    if not (short := _short(installation, queues)):
+    if not (short := _short(installation, queues, uncounted)):
         return 0
     with installation.database.read() as session:
         rows = session.execute(
@@ -141,9 +139,9 @@ def resend_unclaimed(installation: Installation, now: datetime) -> int:
     return len(lost)
 
 
-def _short(installation: Installation, queues: Collection[str]) -> dict[str, int]:
+def _short(installation: Installation, queues: Collection[str], uncounted: set[str]) -> dict[str, int]:
     """Those of the queues that have fewer tasks in the broker than attempts were sent to them, with how many."""
-    lengths = {queue: length for queue in queues if (length := _length(queue)) is not None}
+    lengths = {queue: length for queue in queues if (length := _length(queue, uncounted)) is not None}
     with installation.database.read() as session:
         rows = session.execute(
             select(Attempt.queue, func.count())
@@ -153,7 +151,7 @@ def _short(installation: Installation, queues: Collection[str]) -> dict[str, int
         return {queue: lengths[queue] for queue, waiting in rows if lengths[queue] < waiting}
 
 
-def _length(queue: str) -> int | None:
+def _length(queue: str, uncounted: set[str]) -> int | None:
     """How many tasks a queue has, 0 when there is no such queue; None, and a word about it, when it cannot be asked.
 
     Somebody else's queue, or what is no queue, must not keep those of all the others from being looked at.
@@ -163,9 +161,9 @@ def _length(queue: str) -> int | None:
     except BrokerUnavailable:
         raise
     except Exception as error:
-        if queue not in _uncounted:
+        if queue not in uncounted:
             _log.warning("queue.not_counted", queue=queue, error=f"{type(error).__name__}: {error}")
-        _uncounted.add(queue)
+        uncounted.add(queue)
         return None
-    _uncounted.discard(queue)
+    uncounted.discard(queue)
     return length

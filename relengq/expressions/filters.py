@@ -67,8 +67,8 @@ def filters() -> dict[str, Any]:
         "groupby": _groupby,
         "int": _int,
         "intersect": sameness.intersect,
-        "max": _max,
-        "min": _min,
+        "max": _extreme("max"),
+        "min": _extreme("min"),
         "regex_replace": _regex_replace,
         "regex_search": _regex_search,
         "round": _round,
@@ -231,26 +231,20 @@ def _groupby(
     return FILTERS["groupby"](environment, items, attribute, default, case_sensitive)
 
 
-@pass_environment
-def _min(
-    environment: SandboxedEnvironment,
-    value: Iterable[object],
-    case_sensitive: bool = False,
-    attribute: str | int | None = None,
-) -> object:
-    items = _keyed(value, make_attrgetter(environment, attribute))
-    return FILTERS["min"](environment, items, case_sensitive, attribute)
+def _extreme(name: str) -> Function:
+    """Jinja2's ``min`` or ``max``."""
 
+    @pass_environment
+    def found(
+        environment: SandboxedEnvironment,
+        value: Iterable[object],
+        case_sensitive: bool = False,
+        attribute: str | int | None = None,
+    ) -> object:
+        items = _keyed(value, make_attrgetter(environment, attribute))
+        return FILTERS[name](environment, items, case_sensitive, attribute)
 
-@pass_environment
-def _max(
-    environment: SandboxedEnvironment,
-    value: Iterable[object],
-    case_sensitive: bool = False,
-    attribute: str | int | None = None,
-) -> object:
-    items = _keyed(value, make_attrgetter(environment, attribute))
-    return FILTERS["max"](environment, items, case_sensitive, attribute)
+    return found
 
 
 def _dictsort(

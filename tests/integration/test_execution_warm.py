@@ -29,7 +29,7 @@ from relengq.states import AttemptState
 from tests.support.plays import Project
 from tests.support.processes import ended
 from tests.support.waiting import busy, wait_until
-from tests.support.warm import Heard, Site
+from tests.support.warm import PLAY, Heard, Site, fine, own_site
 
 SOON = 1.0
 PROBE = """\
@@ -83,7 +83,6 @@ class CallbackModule(CallbackBase):
         with open(there, "w") as file:
             json.dump(seen, file, default=str)
 """
-PLAY = "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
 
 
 @pytest.fixture(scope="module")
@@ -104,26 +103,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Site]:
-    """A site whose servers are the test's own."""
-    site = Site(tmp_path)
-    site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
-    yield site
-    for pid in site.servers():
-        os.kill(pid, signal.SIGKILL)
+    with own_site(tmp_path) as site:
+        yield site
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "_told", set())
-
-
-def fine(site: Site, private: Path) -> str | None:
-    """Play a small play. None: the server did; else why it did not."""
-    started = site.start(private, "fine.yml", stdout=subprocess.PIPE)
-    out, _ = started.process.communicate()
-    assert started.process.returncode == 0
-    assert b'"msg": "fine"' in out
-    return started.cold()
 
 
 def test_all_that_a_process_inherits_is_as_with_the_plain_command(site: Site, tmp_path: Path) -> None:
@@ -241,8 +227,7 @@ def test_who_is_killed_takes_the_play_along_unless_it_is_the_server(own: Site, t
 
 OWNER = """\
 import pathlib, structlog, sys
-from tests.integration.test_execution_warm import fine
-from tests.support.warm import Site
+from tests.support.warm import Site, fine
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 site = Site(pathlib.Path(sys.argv[1]))
 assert fine(site, site.root / "play-x") is None

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.support.warm import Site
+from tests.support.warm import PLAY, Site, own_site
 
-PLAY = "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
 FREE = """\
 from ansible.plugins.strategy.linear import StrategyModule as Linear
 from ansible.utils.display import Display
@@ -66,21 +63,18 @@ class FilterModule:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with plugins that are called as some of Ansible's."""
-    site = Site(tmp_path_factory.mktemp("ahead"))
-    site.file("strategy_plugins/free.py", FREE)
-    for kind, name in (("become", "runas"), ("shell", "powershell"), ("shell", "sh")):
-        spec = importlib.util.find_spec(f"ansible.plugins.{kind}")
-        assert spec is not None
-        source = (Path(spec.origin or "").parent / f"{name}.py").read_text()
-        site.file(f"{kind}_plugins/{name}.py", source + f"import sys; sys.stderr.write('the site has {name}\\n')\n")
-    site.file("doc_fragments/url.py", FRAGMENT)
-    site.file("lookup_plugins/header.py", LOOKUP)
-    site.file("filter_plugins/clocks.py", FILTERS)
-    site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
-    load(site)
-    yield site
-    for pid in site.servers():
-        os.kill(pid, signal.SIGTERM)
+    with own_site(tmp_path_factory.mktemp("ahead")) as site:
+        site.file("strategy_plugins/free.py", FREE)
+        for kind, name in (("become", "runas"), ("shell", "powershell"), ("shell", "sh")):
+            spec = importlib.util.find_spec(f"ansible.plugins.{kind}")
+            assert spec is not None
+            source = (Path(spec.origin or "").parent / f"{name}.py").read_text()
+            site.file(f"{kind}_plugins/{name}.py", source + f"import sys; sys.stderr.write('the site has {name}\\n')\n")
+        site.file("doc_fragments/url.py", FRAGMENT)
+        site.file("lookup_plugins/header.py", LOOKUP)
+        site.file("filter_plugins/clocks.py", FILTERS)
+        load(site)
+        yield site
 
 
 def load(site: Site) -> None:
@@ -139,13 +133,10 @@ def test_plays_have_unique_ids_of_their_own(site: Site) -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Site]:
     """A site that has a library with what a plugin of ansible-core imports."""
-    site = Site(tmp_path)
-    site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
-    site.file("library/winrm.py", "import warnings\nwarnings.warn('too old', UserWarning)\nResponse = None\n")
-    site.environment["PYTHONPATH"] = str(site.root / "site/library")
-    yield site
-    for pid in site.servers():
-        os.kill(pid, signal.SIGTERM)
+    with own_site(tmp_path) as site:
+        site.file("library/winrm.py", "import warnings\nwarnings.warn('too old', UserWarning)\nResponse = None\n")
+        site.environment["PYTHONPATH"] = str(site.root / "site/library")
+        yield site
 
 
 def test_what_a_library_prints_while_it_is_loaded_is_printed_by_each_play(own: Site) -> None:

@@ -24,34 +24,20 @@ from relengq.execution.guard.warm import plays
 from relengq.execution.means import Means
 from tests.support.processes import ended
 from tests.support.waiting import wait_until
-from tests.support.warm import ANSIBLE, Site
+from tests.support.warm import ANSIBLE, PLAY, Site, fine, own_site
 
-PLAY = "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Site]:
-    """A site whose servers are the test's own."""
-    site = Site(tmp_path)
-    site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
-    yield site
-    for pid in site.servers():
-        os.kill(pid, signal.SIGKILL)
+    with own_site(tmp_path) as site:
+        yield site
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "_told", set())
-
-
-def fine(site: Site, private: Path) -> str | None:
-    """Play a small play. None: the server did; else why it did not."""
-    started = site.start(private, "fine.yml", stdout=subprocess.PIPE)
-    out, _ = started.process.communicate()
-    assert started.process.returncode == 0
-    assert b'"msg": "fine"' in out
-    return started.cold()
 
 
 def library(site: Site, text: str) -> None:

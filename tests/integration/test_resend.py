@@ -48,9 +48,10 @@ def _to_broker(bench: Bench, broker: Counter[str]) -> int:
     return sent
 
 
-def _look(bench: Bench, broker: Counter[str], after: timedelta) -> int:
+def _look(bench: Bench, broker: Counter[str], after: timedelta, uncounted: set[str] | None = None) -> int:
     """The clock looks and sends, so long after now; how many it sent."""
-    dispatch.resend_unclaimed(bench.installation, bench.installation.now() + after)
+    said = set() if uncounted is None else uncounted
+    dispatch.resend_unclaimed(bench.installation, bench.installation.now() + after, said)
     dispatch.send_due(bench.installation)
     return _to_broker(bench, broker)
 
@@ -99,13 +100,13 @@ def test_a_queue_that_cannot_be_counted_keeps_no_other_from_being_looked_at(
         return broker[queue] or None
 
     monkeypatch.setattr(dispatch, "queue_length", strange)
-    monkeypatch.setattr(dispatch, "_uncounted", set())
+    uncounted: set[str] = set()
     with bench.installation.database.write() as session:
         oldest = select(Attempt.id).order_by(Attempt.id).limit(1).scalar_subquery()
         session.execute(update(Attempt).where(Attempt.id == oldest).values(queue="strange"))
     broker.clear()
     with capture_logs() as logs:
-        assert [_look(bench, broker, HOUR * hours) for hours in (1, 2)] == [WAITING - 1, 0]
+        assert [_look(bench, broker, HOUR * hours, uncounted) for hours in (1, 2)] == [WAITING - 1, 0]
     assert [(line["event"], line["queue"]) for line in logs if "queue" in line] == [("queue.not_counted", "strange")]
 
 
@@ -146,6 +147,6 @@ def test_what_the_broker_refuses_keeps_nothing_else_from_being_sent(
     broker.clear()
     broker["other"] = 1
     soon = bench.installation.now() + timedelta(seconds=bench.settings.resend_seconds + 1)
-    assert dispatch.resend_unclaimed(bench.installation, soon) == WAITING - 1
+    assert dispatch.resend_unclaimed(bench.installation, soon, set()) == WAITING - 1
     bench.tick()
     assert (sent, refusals) == (["other"], 2 * (WAITING - 1))

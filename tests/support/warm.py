@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from relengq.execution.servers import Offer, Wanted, offer, running
 from tests.support.waiting import wait_until
 
 ANSIBLE = str(Path(sys.executable).with_name(PROGRAM))
+PLAY = "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
+"""A play without its tasks."""
 UNSTEADY = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")
 
 
@@ -108,3 +113,22 @@ class Heard:
     def join(self) -> bytes:
         self._thread.join()
         return self.data
+
+
+@contextmanager
+def own_site(directory: Path) -> Iterator[Site]:
+    """A site with a small play, whose servers nobody else uses, and which end with it."""
+    site = Site(directory)
+    site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
+    yield site
+    for pid in site.servers():
+        os.kill(pid, signal.SIGKILL)
+
+
+def fine(site: Site, private: Path) -> str | None:
+    """Play a small play. None: the server did; else why it did not."""
+    started = site.start(private, "fine.yml", stdout=subprocess.PIPE)
+    out, _ = started.process.communicate()
+    assert started.process.returncode == 0
+    assert b'"msg": "fine"' in out
+    return started.cold()

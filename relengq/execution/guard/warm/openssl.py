@@ -6,18 +6,19 @@ from __future__ import annotations
 import os
 import re
 
+try:
+    import _ssl
+except ImportError:  # not each Python has it
+    _DIRECTORY = ""
+else:
+    _DIRECTORY = os.path.dirname(_ssl.get_default_verify_paths()[3])
+
 _INCLUDE = re.compile(r"^\s*\.include\s*=?\s*(.*?)\s*$", re.MULTILINE)
 
 
 def configuration() -> list[str]:
     """The file, and what it includes: files, and directories with the files in them."""
-    try:
-        import _ssl  # noqa: PLC0415 -- not each Python has it
-
-        directory = os.path.dirname(_ssl.get_default_verify_paths()[3])
-    except ImportError:
-        directory = ""
-    first = os.environ.get("OPENSSL_CONF") or (directory and os.path.join(directory, "openssl.cnf"))
+    first = os.environ.get("OPENSSL_CONF") or (_DIRECTORY and os.path.join(_DIRECTORY, "openssl.cnf"))
     found: list[str] = []
     left = [first] if first else []
     while left:
