@@ -45,12 +45,13 @@ def upgrade(database: Database) -> None:
     """Bring the database to ``head()``. Safe to call from several processes at once, and when nothing is to do."""
     config = _config()
     try:
-        with database.engine.connect().execution_options(relengq_write=True) as connection:
+        # Begun here, so that Alembic does not begin and commit a transaction for each migration, between which another
+        # process could go on from where this one stands.
+        with database.engine.connect().execution_options(relengq_write=True) as connection, connection.begin():
             if not database.sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_UPGRADE_AT_A_TIME})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            connection.commit()
     except DatabaseError as error:
         raise DatabaseUnavailable(
             f"The database {database.url.render_as_string(hide_password=True)} cannot be upgraded: {error.orig}.",

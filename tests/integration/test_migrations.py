@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from relengq import migrations
 from relengq.database import Database
@@ -41,6 +41,24 @@ def upgrade_four_times_at_once(url: str) -> None:
 
 def test_upgrades_at_once_take_turns(tmp_path: Path) -> None:
     upgrade_four_times_at_once(f"sqlite:///{tmp_path / 'new.db'}")
+
+
+def test_no_other_upgrade_comes_between_two_migrations(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    database = Database(url)
+    begun: list[str] = []
+
+    def let_another_in(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("BEGIN"):
+            begun.append(statement)
+            if len(begun) > 1:
+                subprocess.run([sys.executable, "-c", UPGRADE, url], check=True)
+
+    event.listen(database.engine, "before_cursor_execute", let_another_in)
+    migrations.upgrade(database)
+    assert begun
+    migrations.require_head(database)
+    database.close()
 
 
 @pytest.mark.postgresql
