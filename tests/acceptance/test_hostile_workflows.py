@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,10 +21,13 @@ import pytest
 from relengq.documents import Json
 from relengq.engine.control import cancel
 from relengq.engine.execute import execute
+from relengq.engine.orders import warm_directory
 from relengq.errors import AttemptFault, InputFault
-from relengq.execution import Outcome, PlayOrder, play
+from relengq.execution import Outcome, PlayOrder, Warm, play
+from relengq.execution.servers import running
 from relengq.inputs import check_inputs
 from relengq.logs import read
+from relengq.settings import POOL_VARIABLE
 from relengq.site import Site
 from relengq.states import AttemptState, RunState, StepState
 from relengq.testing import Bench
@@ -38,6 +42,7 @@ WORKFLOWS = sorted(path.stem for path in (PLAYBOOKS / "workflows").glob("*.yml")
 PER_INPUT = 2
 """So many hostile values are tried in one input: a play takes a second."""
 EXPANDED = "what-the-variable-holds"
+POOL = "default"
 DIGEST = "sha256:" + "0" * 64
 COMPOSE = "Fedora-Rawhide-20261120.n.0"
 
@@ -95,6 +100,12 @@ class Stage:
         return self.top / "outside"
 
     @property
+    def warm(self) -> Warm:
+        """The servers that start the plays, as those of a pool do where nobody says otherwise."""
+        pool = self.bench.installation.site.pools[POOL]
+        return Warm(warm_directory(self.bench.installation, pool), os.getpid())
+
+    @property
     def good(self) -> dict[str, Json]:
         """Values that let a play come far; a variable that is not here is given hostile alone."""
         compose = str(self.allowed / COMPOSE)
@@ -142,17 +153,22 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     world.build("x86_64")
     (world.top / "bin" / "pungi-koji").symlink_to(Path(release_programs.__file__).with_name("pungi-koji"))
     shutil.copytree(PLAYBOOKS, site / "playbooks")
+    shutil.copytree(PLAYBOOKS.parent / "workers", site / "workers")
     for file in (site / "playbooks" / "workflows").iterdir():
         file.write_text(re.sub("attempts: [0-9]", "attempts: 1", file.read_text()))  # nobody waits between two tries
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", world.path(os.environ["PATH"]))
         patch.setenv("RELEASE_PROGRAMS", str(world.top))
         patch.setenv("RELEASE_CANARY", EXPANDED)
+        patch.setenv(POOL_VARIABLE, POOL)
         (top / "world" / COMPOSE).mkdir()
         for name, value in {"RECORD": "pungi", "STATUS": "FINISHED", "COMPOSE": COMPOSE}.items():
             patch.setenv(f"FAKE_PUNGI_{name}", value if name == "STATUS" else str(top / "world" / value))
         bench = Bench(site, top / "state")
-        yield Stage(top, bench, world)
+        made = Stage(top, bench, world)
+        yield made
+        for server in running(made.warm.directory):
+            os.kill(server, signal.SIGKILL)
         bench.close()
 
 
@@ -273,7 +289,7 @@ def test_every_playbook_with_hostile_variables(stage: Stage) -> None:
         order = PlayOrder(
             label=f"{playbook} {name}", playbooks=stage.bench.settings.site / "playbooks", playbook=playbook,
             workdir=stage.top / "state" / "attempts", variables={**variables, "relengq": {"inputs": variables}},
-            timeout=600,
+            timeout=600, warm=stage.warm,
         )  # fmt: skip
         return play(order, sink, never), sink.text
 

@@ -111,7 +111,8 @@ def test_a_worker_that_freezes_loses_its_play_before_another_begins(running: Sys
     run_id = running.run("chain", gates=str(gates.directory), queue="one")
     running.reach(run_id, gates, "first start")
     play = gates.play("first")
-    os.killpg(worker.pid, signal.SIGSTOP)
+    with running.installation.database.write():  # so that the worker does not stand still with SQLite's write lock
+        os.killpg(worker.pid, signal.SIGSTOP)
     try:
         other = running.worker("one", name="one-again")
         running.reach(run_id, gates, "first start", times=2)
