@@ -44,9 +44,10 @@ class Sizes:
     plays: int = 10_000
     composes: int = 3
     defaults: int = 5
+    modules: int = 10
 
 
-QUICK = Sizes(1, 3, 1, 4, 1, 2, 7, 1, 1, 1, 3, 2.0, 10, 0, 1)
+QUICK = Sizes(1, 3, 1, 4, 1, 2, 7, 1, 1, 1, 3, 2.0, 10, 0, 1, 2)
 Part = Callable[[Place, Sizes], Iterator[Row]]
 
 
@@ -63,7 +64,7 @@ PARTS: dict[str, Part] = {
     "follow": lambda place, sizes: _one(follow.measure(place, sizes.lines)),
     "idle": lambda place, sizes: idle.measure(place, sizes.idle),
     "starts": lambda place, sizes: starts.measure(place, sizes.turns),
-    "defaults": lambda place, sizes: defaults.measure(place, sizes.hosts, sizes.defaults),
+    "defaults": lambda place, sizes: defaults.measure(place, sizes.hosts, sizes.modules, sizes.defaults),
     "memory": lambda place, sizes: idle.memory(place, sizes.plays),
 }
 

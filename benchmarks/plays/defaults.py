@@ -16,7 +16,7 @@ MODULES = """\
   tasks:
     - name: Run it
       ansible.builtin.command: {argv: [echo, hello]}
-      loop: "{{ range(10) | list }}"
+      loop: "{{ range(MODULES) | list }}"
 """
 FACTS = """\
 - name: Needs facts of the host
@@ -36,10 +36,10 @@ WAITING = """\
 """
 
 
-def measure(place: Place, hosts: int, turns: int) -> Iterator[Ratio]:
+def measure(place: Place, hosts: int, modules: int, turns: int) -> Iterator[Ratio]:
     """A row for each setting."""
     playbooks = place.playbooks
-    (playbooks / "modules.yml").write_text(MODULES)
+    (playbooks / "modules.yml").write_text(MODULES.replace("MODULES", str(modules)))
     for name, gather in (("gathered", "true"), ("cached", "false")):
         (playbooks / f"{name}.yml").write_text(FACTS.replace("GATHER", gather))
     (playbooks / "waiting.yml").write_text(WAITING)
@@ -48,10 +48,10 @@ def measure(place: Place, hosts: int, turns: int) -> Iterator[Ratio]:
     )
     cache = {"ANSIBLE_CACHE_PLUGIN_CONNECTION": str(place.made / "facts")}
     _play(place, "gathered.yml", cache)
-    modules, waiting = "a play of ten modules", f"{hosts} hosts that are waited for"
-    yield _row(place, turns, f"pipelining: {modules}", "pipelining off", "modules.yml", {"ANSIBLE_PIPELINING": "false"})
+    many, waiting = f"a play of {modules} modules", f"{hosts} hosts that are waited for"
+    yield _row(place, turns, f"pipelining: {many}", "pipelining off", "modules.yml", {"ANSIBLE_PIPELINING": "false"})
     gathering = {"ANSIBLE_GATHERING": "implicit"}
-    yield _row(place, turns, f"gathering = explicit: {modules}", "implicit", "modules.yml", gathering)
+    yield _row(place, turns, f"gathering = explicit: {many}", "implicit", "modules.yml", gathering)
     sides = {
         "ours": lambda _: _play(place, "cached.yml", cache),
         "theirs": lambda _: _play(place, "gathered.yml", cache),
