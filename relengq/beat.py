@@ -19,6 +19,7 @@ import socket
 import time
 import uuid
 from contextlib import suppress
+from functools import partial
 
 import celery.beat
 import structlog
@@ -31,6 +32,7 @@ from relengq.engine.installation import Installation, current
 from relengq.engine.leadership import CLOCK, give_up, hold
 from relengq.errors import DatabaseUnavailable, Fault
 from relengq.health import alive
+from relengq.site import Site
 
 TICK_SECONDS = 1.0
 LEASE_SECONDS = 10.0
@@ -116,16 +118,17 @@ class Scheduler(celery.beat.Scheduler):
         self._announce(leading)
         if not leading:
             return STANDBY_SECONDS
-        self._say_faults()
-        fired = self._clock.tries.do("schedules", self._fire)
+        site = self.installation.site
+        self._say_faults(site)
+        fired = self._clock.tries.do("schedules", partial(self._fire, site))
         self._clock.tick()
         if fired:
             return 0.0
         # Due times are whole seconds: come right after the next one.
         return min(float(self.max_interval), 1.005 - time.time() % 1)
 
-    def _fire(self) -> list[Fired]:
-        return fire_due(self.installation, self.installation.now(), self._clock.tries)
+    def _fire(self, site: Site) -> list[Fired]:
+        return fire_due(self.installation, self.installation.now(), self._clock.tries, site)
 
     def _lead(self) -> bool:
         """Whether this clock is the one that works; takes or renews the lease when that is due."""
@@ -151,9 +154,9 @@ class Scheduler(celery.beat.Scheduler):
                 self._announcer = Announcer(self.installation.database, sender(bus_config))
             self._announcer.start()
 
-    def _say_faults(self) -> None:
+    def _say_faults(self, site: Site) -> None:
         """Say once what is wrong in the files of ``beat/``; the schedules of the other files go on."""
-        faults = tuple(fault for fault in self.installation.site.faults if fault.file.startswith("beat/"))
+        faults = tuple(fault for fault in site.faults if fault.file.startswith("beat/"))
         if faults != self._faults:
             self._faults = faults
             for fault in faults:

@@ -22,8 +22,9 @@ from relengq.errors import Unavailable
 from relengq.processes import bound
 
 _TICK = 0.1
-_QUIET_TICK = 0.25
-"""Seconds between two looks at children that are all well; one that ends is noticed at once, by its output."""
+_QUIET_TICK = 1.0
+"""Seconds between two looks at children that are all well; one that ends is noticed by the end of its output, and a
+signal by what it writes to a pipe."""
 _STEADY = 60.0
 """A child that lived for so many seconds starts again without delay."""
 _LONGEST_DELAY = 30.0
@@ -60,6 +61,10 @@ class Supervisor:
         self._signals = 0
 
     def __enter__(self) -> Supervisor:
+        # Python goes on waiting after a signal that raised nothing.
+        self._woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._wakes = wakes, signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._noticed) for number in _SIGNALS}
         return self
 
@@ -70,6 +75,10 @@ class Supervisor:
             self._selector.close()
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
+            wakes, before = self._wakes
+            signal.set_wakeup_fd(before)
+            for descriptor in (self._woken, wakes):
+                os.close(descriptor)
 
     def _noticed(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -98,13 +107,13 @@ class Supervisor:
     def wait(self) -> None:
         """Watch the children until a signal asks to stop."""
         while not self.stopping:
-            self._tick()
+            self._tick(_QUIET_TICK)
 
     def watch(self, seconds: float) -> None:
         """Watch the children for so many seconds, or until a signal asks to stop."""
         until = time.monotonic() + seconds
-        while not self.stopping and time.monotonic() < until:
-            self._tick()
+        while not self.stopping and (left := until - time.monotonic()) > 0:
+            self._tick(min(left, _QUIET_TICK))
 
     def stop(self) -> None:
         """Stop all children, the highest stage first: SIGTERM, and SIGKILL after their ``stop_seconds``."""
@@ -127,8 +136,8 @@ class Supervisor:
                     each.kill()
             self._pump(_TICK)
 
-    def _tick(self) -> None:
-        self._pump(_QUIET_TICK)
+    def _tick(self, timeout: float) -> None:
+        self._pump(timeout)
         now = time.monotonic()
         for each in self._children:
             if self.stopping:
@@ -151,11 +160,11 @@ class Supervisor:
 
     def _pump(self, timeout: float) -> None:
         """Pass on what children have written, waiting for it at most ``timeout`` seconds."""
-        if not self._selector.get_map():
-            time.sleep(timeout)
-            return
         for key, _ in self._selector.select(timeout):
-            running: _Running = key.data
+            running: _Running | None = key.data
+            if running is None:
+                os.read(self._woken, _LINE_LIMIT)
+                continue
             for line in running.read_lines():
                 self._say(running.child.name, line)
             if running.at_end:

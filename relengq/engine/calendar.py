@@ -126,15 +126,17 @@ def _missed(name: str, schedule: Schedule, after: datetime, newest: datetime) ->
     return (Fired(name, newest, Outcome.MISSED, note=note),)
 
 
-def fire_due(installation: Installation, now: datetime, tries: Tries | None = None) -> list[Fired]:
+def fire_due(
+    installation: Installation, now: datetime, tries: Tries | None = None, site: Site | None = None
+) -> list[Fired]:
     """Start what is due at ``now``. Raises DatabaseUnavailable; else a faulty schedule stops no other.
 
-    ``tries`` remembers those that the database refuses.
+    ``tries`` remembers those that the database refuses. ``site`` is what the caller has just read.
 
     The caller sends what was started (``dispatch.send_due``), and calls again at once when something is
     returned: more may be owed.
     """
-    site = installation.site
+    site = site or installation.site
     tries = tries or Tries(installation)
     with installation.database.read() as session:
         known = {row.name: row for row in session.scalars(select(ScheduleState))}

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -115,12 +116,16 @@ def test_a_child_that_does_not_stop_is_killed_with_its_children(lines: Lines) ->
     assert "stubborn does not stop; it is killed." in lines.of("up")
 
 
-def test_a_signal_ends_the_wait(lines: Lines) -> None:
+@pytest.mark.timeout(60)
+def test_a_signal_ends_the_wait_at_once(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relengq.supervisor._QUIET_TICK", 3600.0)
+    before = signal.set_wakeup_fd(-1)
     with Supervisor(lines) as supervisor:
         supervisor.start(python("sleeper", SLEEP))
-        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         supervisor.wait()
         assert supervisor.stopping
+    assert signal.set_wakeup_fd(before) == -1, "what was there before is there again"
 
 
 def test_all_children_end_when_the_supervisor_is_killed() -> None:
