@@ -27,6 +27,7 @@ from relengq.doctor.guarding import held_together
 from relengq.doctor.secrets import secrets
 from relengq.doctor.storage import kept
 from relengq.doctor.warm import warm
+from relengq.doctor.writer import obstinate
 from relengq.embedded import Broker
 from relengq.engine.calendar import overview
 from relengq.engine.installation import Installation
@@ -58,6 +59,7 @@ def examine(installation: Installation) -> Findings:
         ("site", _site),
         ("state directory", _state_directory),
         ("database", _database),
+        ("database lock", obstinate),
         ("broker", _broker),
     ]
     bad = False

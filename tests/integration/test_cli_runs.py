@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from relengq.models import TaskResult, Worker
 from relengq.runs.attempts import Claim
 from relengq.testing import Bench
 from tests.support.calls import Caller
+from tests.support.waiting import wait_until
 
 FLOW = """
     inputs:
@@ -403,6 +406,45 @@ def test_doctor_says_why_a_process_with_ansible_loaded_starts_no_plays(site: Pat
         ("ok", "default: auto, servers that run here: 1"),
         ("warn", "a server starts no plays: default: it printed something"),
     ]
+
+
+WRITER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+input()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sign", "said", "todo"),
+    [("SIGSTOP", ", and is stopped", "'kill -CONT {}' lets it go on"), ("SIGCONT", "", "Wait for it, or end it")],
+)
+def test_doctor_names_who_keeps_everybody_from_writing(
+    bench: Bench, call: Caller, sign: str, said: str, todo: str
+) -> None:
+    path = str(bench.installation.database.url.database)
+    assert "database lock" not in call("doctor", code=1).out
+    with subprocess.Popen([sys.executable, "-c", WRITER, path, sign], stdin=subprocess.PIPE) as writer:
+        wait_until(lambda: _locked(path), what="the writer has the lock")
+        findings = call.json("doctor", code=1)["findings"]
+        writer.kill()
+    assert isinstance(findings, list)
+    [found] = [each for each in findings if each["subject"] == "database lock"]
+    assert f"nobody can write: process {writer.pid} ({sys.executable} -c" in found["message"]
+    assert found["message"].endswith(f"keeps the lock, for 3s at least{said}")
+    assert found["todo"].startswith(todo.format(writer.pid))
+    assert any(each["subject"] == "clock" for each in findings), "what needs no writing is looked at all the same"
+
+
+def _locked(path: str) -> bool:
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def test_doctor_knows_dead_workers_and_other_revisions(bench: Bench, call: Caller) -> None:
