@@ -161,8 +161,19 @@ def _set_up_records(loglevel: int | str | None, **_: object) -> None:
         logging.getLogger(name).addFilter(_WITHOUT_INSTANCES)
 
 
+_OF_ONE_QUEUE = re.compile(r"WRONGTYPE|permissions to access .*\bkeys?\b")
+"""What Redis says of a queue's key that is something else, or that is kept from this user.
+
+To Celery whatever Redis refuses is an error of the transport, as if the broker were away; on RabbitMQ a queue that is
+refused is not.
+"""
+
+
 def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
-    """Put an attempt on its queue, under the name that Flower shows. Raises BrokerUnavailable."""
+    """Put an attempt on its queue, under the name that Flower shows.
+
+    Raises BrokerUnavailable, or what the broker's client raises when this queue alone is refused.
+    """
     try:
         # Producers are kept by their connections' options; one broker in the settings is one pool.
         with producers[_impatient()].acquire(block=True) as producer:
@@ -171,6 +182,8 @@ def enqueue(attempt_id: int, *, task_id: str, queue: str, label: str) -> None:
                 ignore_result=True,
             )  # fmt: skip
     except (TransportError, OSError) as error:
+        if isinstance(refusal := error.__cause__, Exception) and _OF_ONE_QUEUE.search(str(refusal)):
+            raise refusal from None
         raise BrokerUnavailable(
             f"The broker {_shown(app)} does not answer: {_sentence(error)}",
             hint="Runs are kept and start when it is back; see 'relengq doctor'.",

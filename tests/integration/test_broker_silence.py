@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from kombu.pools import producers
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from relengq import celery
 from relengq.errors import BrokerUnavailable
@@ -69,6 +70,23 @@ def test_sending_keeps_its_connection_and_survives_a_restart(broker: RedisServer
     broker.ready()
     send(12)
     assert celery.queue_length("quiet") == 12
+
+
+def test_a_queue_that_is_refused_is_no_broker_that_is_away(broker: RedisServer) -> None:
+    with Redis.from_url(broker.url) as client:
+        client.hset("quiet", "somebody", "else's")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            send(1)
+        client.delete("quiet")
+        rights = {"keys": ["_kombu*", "loud"], "categories": ["+@all"], "channels": ["*"]}
+        client.acl_setuser("default", reset=True, enabled=True, nopass=True, **rights)
+        with pytest.raises(ResponseError, match="permissions to access"):
+            send(1)
+        client.acl_setuser("default", reset=True, enabled=True, nopass=True, **rights | {"keys": ["*"]})
+        send(2)
+        client.config_set("maxmemory", "1mb")
+        with pytest.raises(BrokerUnavailable, match="maxmemory"):
+            send(3)
 
 
 def test_workers_listen_with_more_patience(broker: RedisServer) -> None:
