@@ -193,7 +193,14 @@ def _broker(installation: Installation) -> Findings:
             )
         return
     shown = app.connection_for_read().as_uri()
-    if _within(_BROKER_SECONDS, lambda: queue_length("default")):
+    try:
+        answers = _within(_BROKER_SECONDS, lambda: queue_length("default"))
+    except (RelengqError, OSError):
+        raise
+    except Exception as error:  # it answers, and says no: it is out of memory, for instance
+        yield Finding(Level.BAD, "broker", f"{shown} refuses to count a queue: {error}")
+        return
+    if answers:
         yield Finding(Level.OK, "broker", f"{shown} answers")
     else:
         yield Finding(

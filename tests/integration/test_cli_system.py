@@ -13,9 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from redis import Redis
 
 from tests.support.commands import Shell
 from tests.support.processes import Process
+from tests.support.systems import private_redis
 from tests.support.waiting import wait_until
 
 
@@ -137,6 +139,16 @@ def test_doctor_does_not_wait_long_for_what_does_not_answer(site: Path) -> None:
 def test_doctor_names_a_broker_that_refuses(site: Path) -> None:
     shell = Shell(site, {"RELENGQ_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert "Connection refused" in shell.run("doctor", code=1).stdout
+
+
+def test_doctor_names_a_broker_that_answers_and_says_no(site: Path, tmp_path: Path) -> None:
+    with private_redis(tmp_path / "redis") as broker:
+        with Redis.from_url(broker.url) as client:
+            client.config_set("maxmemory", "1mb")
+        shell = Shell(site, {"RELENGQ_BROKER_URL": broker.url})
+        lines = shell.run("doctor", code=1).stdout.splitlines()
+    [line] = [each for each in lines if each.startswith("bad  broker: ")]
+    assert "used memory > 'maxmemory'" in line
 
 
 def test_up_says_at_once_that_the_file_of_the_bus_cannot_be_used(site: Path) -> None:
