@@ -226,7 +226,7 @@ def connection_errors() -> tuple[type[BaseException], ...]:
 
 
 def _sentence(error: BaseException) -> str:
-    return f"{str(error).rstrip('.')}."
+    return f"{str(error).rstrip('.') or 'timed out'}."  # with which RabbitMQ's client has nothing to say
 
 
 def _shown(application: Celery) -> str:

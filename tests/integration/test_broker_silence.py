@@ -89,6 +89,15 @@ def test_a_queue_that_is_refused_is_no_broker_that_is_away(broker: RedisServer) 
             send(3)
 
 
+def test_a_client_that_has_nothing_to_say_has_waited(broker: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait() -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(celery, "_impatient", wait)
+    with pytest.raises(BrokerUnavailable, match=r"does not answer: timed out\."):
+        celery.queue_length("quiet")
+
+
 def test_workers_listen_with_more_patience(broker: RedisServer) -> None:
     options = celery.app.connection_for_read().transport_options
     assert (options["socket_timeout"], options["retry_on_timeout"]) == (15, True)
