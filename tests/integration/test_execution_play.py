@@ -254,6 +254,16 @@ def test_the_sites_own_callbacks_and_configuration_work(project: Project) -> Non
     assert sink.named("quiet").status == "ok"
 
 
+def test_a_stdout_callback_that_is_not_there_is_said_as_ansible_says_it(project: Project) -> None:
+    project.file("ansible.cfg", "[defaults]\nstdout_callback = nosuch\n")
+    project.tasks("- debug: {msg: x}")
+    outcome, sink = project.play()
+    assert (outcome.state, outcome.return_code) == (AttemptState.FAILED, 1)
+    assert outcome.message == "Could not load 'nosuch' callback plugin."
+    assert "\x1b" not in sink.text
+    assert not sink.tasks
+
+
 def test_callbacks_of_every_kind_work_beside_ours(project: Project) -> None:
     """One that the environment names, one beside the playbook, and one of Ansible's own."""
     noted = """

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TextIO
 
 from ansible.errors import AnsibleError
+from ansible.plugins.loader import callback_loader
 from ansible.utils.display import Display
 
 DOCUMENTATION = """
@@ -66,6 +67,7 @@ _TELLING = {"censored", "msg", "message", "stderr", "module_stderr", "exception"
 
 def _load() -> ModuleType:
     """ansible-runner's callback, with nothing of Ansible's displays wrapped."""
+    _check_own()
     before = dict(vars(Display))
     spec = importlib.util.spec_from_file_location("ansible_runner_awx_display", _find())
     if spec is None or spec.loader is None:
@@ -76,6 +78,13 @@ def _load() -> ModuleType:
         if vars(Display)[name] is not value:
             setattr(Display, name, value)
     return module
+
+
+def _check_own() -> None:
+    """See to it that there is the site's own stdout callback. Raises AnsibleError as Ansible does without us."""
+    name = os.environ.get("ORIGINAL_STDOUT_CALLBACK") or "default"
+    if callback_loader.get(name, class_only=True) is None:
+        raise AnsibleError(f"Could not load {name!r} callback plugin.")
 
 
 def _find() -> Path:
