@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -262,6 +263,23 @@ def test_what_a_site_s_python_sets_up_is_left_to_the_plain_command(
     assert fine(own, tmp_path / "play-1") == (
         f"something that Ansible loads has changed the {what}, as it would for each play"
     )
+
+
+@pytest.mark.parametrize(("value", "asks"), [("always", True), ("ignore", False)])
+def test_where_python_warns_of_what_nobody_has_closed_it_is_the_plain_command_that_ends(
+    own: Site, tmp_path: Path, value: str, asks: bool
+) -> None:
+    own.environment["PYTHONWARNINGS"] = value
+    said = {warm: output(own, tmp_path / f"play-{warm}", warm=warm) for warm in (False, True)}
+    assert said[True] == said[False]
+    assert ("ResourceWarning: unclosed file" in said[True]) is asks
+
+
+def output(site: Site, private: Path, *, warm: bool) -> str:
+    """What a small play says, without the number of a file that nobody has closed."""
+    started = site.start(private, "fine.yml", warm=warm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = started.process.communicate()
+    return re.sub(r"name=\d+", "", out.decode())
 
 
 CRASH = """\

@@ -35,6 +35,7 @@ _MODULES = (
 )
 """What every play imports after the start, besides plugins."""
 _REFUSAL = "Ansible prints something while it is loaded, as it would for each play"
+_AT_THE_END = "Python is told to say or ask something at its end (by PYTHONWARNINGS, say)"
 
 
 @dataclass
@@ -105,8 +106,13 @@ def _core() -> Part:
     if "ANSIBLE_CONFIG" not in os.environ:
         # Where Ansible looks for its configuration: one that comes to be may be the one that counts.
         part.files += ["ansible.cfg", os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]
-    part.refusal = _REFUSAL if said() else None
+    part.refusal = _REFUSAL if said() else _AT_THE_END if _asks_at_the_end() else None
     return part
+
+
+def _asks_at_the_end() -> bool:
+    """Whether Python would warn of files that nobody has closed, or not end: a play does not always end by Python."""
+    return bool(sys.flags.inspect) or any(not each.startswith("ignore") for each in sys.warnoptions)
 
 
 def _beside(package: str, *names: str) -> list[str]:
