@@ -132,7 +132,7 @@ def ssh_command(site: Path) -> dict[str, str]:
 def first_line(text: bytes) -> str:
     """What git said first that says why, without the name and password of a URL."""
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("fatal:", "error:", "tar:"))]
+    telling = [line for line in lines if line.startswith(("fatal:", "error:"))]
     return shown((telling or lines or ["git gave no reason"])[0])
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relengq.content import fetch
-from relengq.content.git import STOPPED, TIMED_OUT, Stop, await_end, command, environment, first_line, git, never
+from relengq.content.git import STOPPED, TIMED_OUT, Stop, command, first_line, git, long, never
 from relengq.errors import RevisionMissing
-from relengq.processes import bound
 from relengq.settings import Settings
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_WHOLE = ("-c", "core.sparseCheckout=false", "-c", "core.splitIndex=false")
+"""All of a commit, and nothing written into the repository, whatever its configuration says."""
 _UNFINISHED_SECONDS = 3600.0
 """After so long what nobody holds of an export that did not end is removed."""
 
@@ -173,23 +173,16 @@ def _prefix(settings: Settings) -> str:
 
 
 def _unpack(repository: Path, commit: str, prefix: str, fresh: Path, until: float, stop: Stop) -> str | None:
-    """Write the commit's files. Returns why that cannot be done; what is written by then is of no use."""
-    archive = command(repository, "archive", "--format=tar", f"{commit}:{prefix}" if prefix else commit)
-    unpack = ["tar", "-x", "--no-same-owner", "-C", str(fresh)]
-    with tempfile.TemporaryFile() as complaints:
-        packer = subprocess.Popen(
-            bound(archive), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
-            env=environment(), start_new_session=True,
-        )  # fmt: skip
-        unpacker = subprocess.Popen(
-            bound(unpack), stdin=packer.stdout, stdout=subprocess.DEVNULL, stderr=complaints,
-            env=environment(), start_new_session=True,
-        )  # fmt: skip
-        if packer.stdout is not None:
-            packer.stdout.close()
-        code = await_end([packer, unpacker], until, stop)
-        complaints.seek(0)
-        if not code:
-            return None
-        reasons = {TIMED_OUT: "it took too long (content_seconds)", STOPPED: "stopped before it was there"}
-        return reasons.get(code) or first_line(complaints.read())
+    """Write the commit's files as a clone has them. Returns why that cannot be done; what is written then is of no use.
+
+    By an index of its own, and not by ``git archive``: that leaves out and changes what attributes of a release say.
+    """
+    reasons = {TIMED_OUT: "it took too long (content_seconds)", STOPPED: "stopped before it was there"}
+    with tempfile.TemporaryDirectory(dir=fresh.parent, prefix=f"{fresh.name}-") as beside:
+        given = {"GIT_WORK_TREE": str(fresh), "GIT_INDEX_FILE": f"{beside}/index"}
+        tree = f"{commit}:{prefix}" if prefix else commit
+        for action in (("read-tree", tree), ("checkout-index", "--all", "--force", "--quiet")):
+            done = long(command(repository, *_WHOLE, *action), until, stop, given=given)
+            if done.returncode:
+                return reasons.get(done.returncode) or first_line(done.stderr)
+    return None

@@ -232,6 +232,33 @@ def test_a_large_commit_comes_whole(upstream: Upstream, host: Settings) -> None:
         assert (tree / "playbooks/files/image").read_bytes() == data
 
 
+@pytest.mark.parametrize("source", ["remote", "clone", "sparse clone"])
+def test_a_tree_is_what_was_committed_wherever_it_comes_from(upstream: Upstream, host: Settings, source: str) -> None:
+    """As ``git clone`` writes it: attributes for ``git archive`` mean nothing, those for ends of lines hold."""
+    author = upstream.author
+    (author / "playbooks/run.sh").write_text("#!/bin/sh\n")
+    (author / "playbooks/run.sh").chmod(0o755)
+    (author / "playbooks/link").symlink_to("run.sh")
+    (author / "playbooks/format").write_text("$Format:%H$\n")
+    upstream.commit("lines\n", file="playbooks/files/lines", push=False)
+    attributes = "format export-subst\nfiles export-ignore\nrun.sh export-ignore\nlines text eol=crlf\n"
+    commit = upstream.commit(attributes, file="playbooks/.gitattributes")
+    if source == "sparse clone":
+        git(author, "sparse-checkout", "set", "workers")
+    if source != "remote":
+        host = host.model_copy(update={"site": author, "content_remote": "nowhere"})
+    status = git(author, "status", "--porcelain")
+    with leased(host, Wanted(commit)) as tree:
+        assert (tree / "playbooks/format").read_text() == "$Format:%H$\n"
+        assert (tree / "playbooks/files/lines").read_bytes() == b"lines\r\n"
+        assert os.access(tree / "playbooks/run.sh", os.X_OK)
+        assert not os.access(tree / "playbooks/format", os.X_OK)
+        assert (tree / "playbooks/link").readlink() == Path("run.sh")
+        assert (tree / "workers/default.yml").is_file()
+    assert git(author, "status", "--porcelain") == status
+    assert [path.name for path in host.content_dir.iterdir() if path.name.startswith(".")] == []
+
+
 def test_what_a_killed_fetch_left_is_no_obstacle(upstream: Upstream, host: Settings) -> None:
     version(host, upstream.commit("second"))
     cache = host.content_dir / "cache-sha1.git"
