@@ -45,7 +45,7 @@ def provided(name: str, provider: str, options: Mapping[str, Json]) -> str:
     def call() -> None:
         try:
             answers.append(called(name, options))
-        except Exception as error:
+        except BaseException as error:  # else the thread would tell the log of it, with the text
             answers.append(error)
 
     thread = threading.Thread(target=call, name="secret-provider", daemon=True)
@@ -58,7 +58,7 @@ def provided(name: str, provider: str, options: Mapping[str, Json]) -> str:
         return sound(answer.encode("utf-8", "surrogatepass"))
     if isinstance(answer, SecretFault):
         raise Missing(f"the provider '{provider}' says: {str(answer).rstrip('.')}")
-    if isinstance(answer, Exception):
+    if isinstance(answer, BaseException):
         raise Missing(f"the provider '{provider}' failed with {type(answer).__name__}")
     raise Missing(f"the provider '{provider}' gave no text but {type(answer).__name__}")
 
@@ -69,7 +69,7 @@ def _load(provider: str) -> Provider:
         if point.name == provider:
             try:
                 loaded: Provider = point.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise Missing(f"the provider '{provider}' cannot be loaded: {type(error).__name__}") from None
             return loaded
     names = ", ".join(dict.fromkeys(point.name for point in found)) or "none"

@@ -189,13 +189,17 @@ def test_what_ansible_vault_cannot_give(vault: Path, tmp_path: Path) -> None:
 def test_a_provider_that_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = install_provider(
         tmp_path, "acme", """
-        import time
+        import asyncio, sys, time
         from relengq.errors import SecretFault
         def safe(name, options):
             if options.get("fail"):
                 raise SecretFault("the safe is locked.")
             if options.get("break"):
                 raise ValueError("v4lue-of-a-s3cret")
+            if options.get("cancel"):
+                raise asyncio.CancelledError("v4lue-of-a-s3cret")
+            if options.get("exit"):
+                sys.exit("v4lue-of-a-s3cret")
             if options.get("hang"):
                 time.sleep(300)
             return 5 if options.get("number") else f"{name} of {options['item']}"
@@ -206,6 +210,8 @@ def test_a_provider_that_is_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     for option, said in (
         ("fail", "the provider 'acme' says: the safe is locked."),
         ("break", "the provider 'acme' failed with ValueError."),
+        ("cancel", "the provider 'acme' failed with CancelledError."),
+        ("exit", "the provider 'acme' failed with SystemExit."),
         ("number", "the provider 'acme' gave no text but int."),
     ):
         assert reason(tmp_path, {"provider": "acme", "options": {option: True}}) == said
@@ -214,10 +220,15 @@ def test_a_provider_that_is_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "has not answered within 0.1 seconds" in reason(tmp_path, {"provider": "acme", "options": {"hang": True}})
 
 
-def test_a_provider_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(install_provider(tmp_path, "broken", "import there_is_no_such_module\n"))
-    said = reason(tmp_path, {"provider": "broken"})
-    assert said == "the provider 'broken' cannot be loaded: ModuleNotFoundError."
+@pytest.mark.parametrize(
+    ("name", "code", "error"),
+    [("broken", "import there_is_no_such_module", "ModuleNotFoundError"), ("ended", "raise SystemExit", "SystemExit")],
+)
+def test_a_provider_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, error: str
+) -> None:
+    monkeypatch.syspath_prepend(install_provider(tmp_path, name, code))
+    assert reason(tmp_path, {"provider": name}) == f"the provider '{name}' cannot be loaded: {error}."
 
 
 def test_each_attempt_gets_the_secret_as_it_is_then(tmp_path: Path) -> None:
