@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,35 @@ def test_a_timeout_ends_the_play(tmp_path: Path) -> None:
     assert outcome.state is AttemptState.TIMED_OUT
     assert (outcome.message or "").startswith("The play was killed at its timeout of 4s")
     assert marked(project) == []
+
+
+SLOW_MODULE = """\
+import time
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule(argument_spec={"token": {"type": "str", "no_log": True}, "became": {"type": "path"}})
+open(module.params["became"], "x").close()
+time.sleep(300)
+"""
+
+
+def test_what_a_module_was_given_goes_with_a_play_that_is_stopped(project: Project) -> None:
+    name, secret, begun = f"given_{uuid.uuid4().hex}", uuid.uuid4().hex, project.root / "begun"
+    project.file(f"library/{name}.py", SLOW_MODULE)
+    project.tasks(f"- {name}: {{token: '{{{{ token }}}}', became: '{{{{ begun }}}}'}}\n")
+    seen: list[Path] = []
+
+    def stop() -> Stop | None:
+        if not begun.exists():
+            return None
+        everywhere = (*project.workdir.rglob(f"*{name}.py"), *Path.home().glob(f".ansible/tmp/*/*{name}.py"))
+        seen.extend(path for path in everywhere if secret in path.read_text())
+        return Stop.CANCELLED
+
+    outcome = play(project.order(variables={"token": secret, "begun": str(begun)}), Collected(), stop)
+    assert outcome.state is AttemptState.CANCELLED
+    assert seen, "it was in a file"
+    assert [path for path in seen if path.exists()] == []
+    assert project.left() == []
 
 
 def test_a_play_that_ends_by_itself_leaves_nothing_running(project: Project) -> None:

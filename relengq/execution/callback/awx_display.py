@@ -8,19 +8,24 @@ is sent, so that a result of many megabytes costs nothing when all is well.
 
 The site's own stdout callback is its base class, as with ansible-runner. It runs in the Python of ansible-playbook, and
 imports nothing of relengq.
+
+Since it is in each play, it also sees to it that what modules are given on the worker's own host goes with the play.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
+from ansible import constants
 from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import callback_loader
 from ansible.utils.display import Display
 
@@ -61,6 +66,8 @@ _OF_FAILURE = (
     "changed", "censored", "cmd", "msg", "message", "stderr", "module_stderr", "exception", "stdout", "module_stdout",
     "assertion", "item", "_ansible_item_label",
 )  # fmt: skip
+_USUAL_TMP = "~/.ansible/tmp"
+"""Where Ansible puts modules with their arguments, unless somebody says otherwise."""
 _TELLING = {"censored", "msg", "message", "stderr", "module_stderr", "exception", "stdout", "module_stdout"}
 """Without any of these, the whole result is what a failure says."""
 
@@ -174,6 +181,27 @@ def _json(value: object) -> str:
         return _encode_anything(value)
 
 
+def _keep_with_the_play() -> None:
+    """Have modules on the worker's own host, with their arguments, in the play's private directory.
+
+    Ansible removes them after each task, but not when the play is killed; the private directory is then removed. Not
+    where somebody chose another place, nor for a user by ``become`` who could not read them there.
+    """
+    asked = ActionBase.get_shell_option
+
+    def get_shell_option(self: ActionBase, option: str, default: object = None) -> object:
+        found = asked(self, option, default)
+        if option != "remote_tmp" or found != _USUAL_TMP or self._connection.transport != "local":
+            return found
+        private = str(constants.DEFAULT_LOCAL_TMP)
+        # Ansible gives it to a shell as it is.
+        sound = shlex.quote(private) == private and not self._is_become_unprivileged()
+        return private if sound else found
+
+    ActionBase.get_shell_option = get_shell_option
+
+
+_keep_with_the_play()
 _pipe = _Pipe()
 
 
