@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import configparser
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,14 +41,14 @@ class AnsibleConfiguration:
         named = environment.get("ANSIBLE_CONFIG")
         if named:
             path = _resolved(named, playbooks)
-            if path.is_dir():
+            if _is(path.is_dir):
                 path /= "ansible.cfg"
-            if not path.is_file():
+            if not _is(path.is_file):
                 raise AttemptFault(f"The Ansible configuration {path} does not exist on this worker.")
             return cls._read(path)
         home = Path(environment.get("HOME") or Path.home(), ".ansible.cfg")
         for path in (playbooks / "ansible.cfg", home, Path("/etc/ansible/ansible.cfg")):
-            if path.is_file():
+            if _is(path.is_file):
                 return cls._read(path)
         return cls(None)
 
@@ -115,15 +115,23 @@ def _check_inventories(listed: str, base: Path) -> None:
     """Check a list of paths as ansible.cfg has it: with commas, unless the commas make it a list of hosts."""
     names = [each.strip() for each in listed.split(",") if each.strip()]
     paths = [_resolved(each, base) for each in names]
-    if listed.rstrip().endswith(",") or (len(names) > 1 and not any(path.exists() for path in paths)):
+    if listed.rstrip().endswith(",") or (len(names) > 1 and not any(_is(path.exists) for path in paths)):
         return
     for name in names:
         _check_inventory(name, base)
 
 
 def _check_inventory(name: str, base: Path) -> None:
-    if "," not in name and not _resolved(name, base).exists():
+    if "," not in name and not _is(_resolved(name, base).exists):
         raise AttemptFault(f"The inventory '{name}' does not exist in {base} on this worker.")
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """The answer, which is no for what may not be looked into (below a hidden /home, say), as it is for Ansible."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _resolved(name: str, base: Path) -> Path:

@@ -264,6 +264,14 @@ def test_a_stdout_callback_that_is_not_there_is_said_as_ansible_says_it(project:
     assert not sink.tasks
 
 
+def test_a_home_that_may_not_be_looked_into_keeps_nothing_from_being_played(project: Project) -> None:
+    # As below a /home that systemd hides (EACCES, which root in a test does not get), no answer comes but an error.
+    project.tasks("- {name: hello, command: echo hello}\n")
+    outcome, sink = project.play(environment={"HOME": str(project.root / ("n" * 300))})
+    assert outcome.state is AttemptState.SUCCEEDED, sink.text
+    assert sink.named("hello").status == "changed"
+
+
 def test_callbacks_of_every_kind_work_beside_ours(project: Project) -> None:
     """One that the environment names, one beside the playbook, and one of Ansible's own."""
     noted = """

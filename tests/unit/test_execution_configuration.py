@@ -90,3 +90,13 @@ def test_a_home_that_the_pool_sets_is_the_one_that_is_looked_in(tmp_path: Path) 
     (tmp_path / "home/.ansible.cfg").write_text("[defaults]\nforks = 7\n")
     found = AnsibleConfiguration.find(tmp_path, {"HOME": str(tmp_path / "home")})
     assert found.path == tmp_path / "home/.ansible.cfg"
+
+
+def test_what_may_not_be_looked_into_counts_as_not_there_as_it_does_for_ansible(tmp_path: Path) -> None:
+    # As below a /home that systemd hides (EACCES, which root in a test does not get), no answer comes but an error.
+    beyond = str(tmp_path / ("n" * 300))
+    assert AnsibleConfiguration.find(tmp_path, {"HOME": beyond}).path is None
+    with pytest.raises(AttemptFault, match="does not exist on this worker"):
+        AnsibleConfiguration.find(tmp_path, {"ANSIBLE_CONFIG": f"{beyond}/ansible.cfg"})
+    with pytest.raises(AttemptFault, match="does not exist in"):
+        inventory(AnsibleConfiguration(None), None, tmp_path, ANSIBLE_INVENTORY=f"{beyond}/hosts")

@@ -98,8 +98,10 @@ def _find() -> Path:
     """Where ansible-runner's callback is: in one of the other directories that Ansible searches for callbacks."""
     for directory in os.environ.get("ANSIBLE_CALLBACK_PLUGINS", "").split(os.pathsep):
         path = Path(directory) / "awx_display.py"
-        if directory and path.is_file() and not path.samefile(__file__):
-            return path
+        # A directory that may not be looked into, below a hidden /home say, has nothing for Ansible either.
+        with suppress(OSError):
+            if directory and path.is_file() and not path.samefile(__file__):
+                return path
     raise AnsibleError("ansible-runner's callback awx_display.py is in no directory of ANSIBLE_CALLBACK_PLUGINS")
 
 
