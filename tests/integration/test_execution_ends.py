@@ -144,6 +144,26 @@ def test_what_a_module_was_given_goes_with_a_play_that_is_stopped(project: Proje
     assert project.left() == []
 
 
+def test_what_an_asynchronous_task_says_goes_with_the_play(project: Project) -> None:
+    secret = uuid.uuid4().hex
+    project.tasks(
+        """
+        - {name: begin, command: "echo {{ token }}", async: 60, poll: 0, register: begun}
+        - async_status: {jid: "{{ begun.ansible_job_id }}"}
+          register: ended
+          until: ended.finished
+          retries: 100
+          delay: 0.1
+        - {fail: , when: ended.stdout != token}
+        """
+    )
+    outcome, _ = project.play(variables={"token": secret})
+    assert outcome.state is AttemptState.SUCCEEDED, outcome.message
+    results = Path.home().glob(".ansible_async/*")
+    assert [path for path in results if path.is_file() and secret in path.read_text()] == []
+    assert project.left() == []
+
+
 def test_a_play_that_ends_by_itself_leaves_nothing_running(project: Project) -> None:
     project.tasks(SCATTER.split("- name: stays", maxsplit=1)[0])
     outcome, _ = project.play(variables=scattered(project))

@@ -66,8 +66,8 @@ _OF_FAILURE = (
     "changed", "censored", "cmd", "msg", "message", "stderr", "module_stderr", "exception", "stdout", "module_stdout",
     "assertion", "item", "_ansible_item_label",
 )  # fmt: skip
-_USUAL_TMP = "~/.ansible/tmp"
-"""Where Ansible puts modules with their arguments, unless somebody says otherwise."""
+_USUAL = {"remote_tmp": "~/.ansible/tmp", "async_dir": "~/.ansible_async"}
+"""Where Ansible puts modules with their arguments, and asynchronous results, unless somebody says otherwise."""
 _TELLING = {"censored", "msg", "message", "stderr", "module_stderr", "exception", "stdout", "module_stdout"}
 """Without any of these, the whole result is what a failure says."""
 
@@ -184,16 +184,17 @@ def _json(value: object) -> str:
 
 
 def _keep_with_the_play() -> None:
-    """Have modules on the worker's own host, with their arguments, in the play's private directory.
+    """On the worker's own host, have modules and results of asynchronous tasks in the play's private directory.
 
-    Ansible removes them after each task, but not when the play is killed; the private directory is then removed. Not
-    where somebody chose another place, nor for a user by ``become`` who could not read them there.
+    Ansible removes modules after each task, but not when the play is killed, and such results only where it waits for
+    them itself. The private directory is always removed. Not where somebody chose another place, nor for a user by
+    ``become`` who could not read them there.
     """
     asked = ActionBase.get_shell_option
 
     def get_shell_option(self: ActionBase, option: str, default: object = None) -> object:
         found = asked(self, option, default)
-        if option != "remote_tmp" or found != _USUAL_TMP or self._connection.transport != "local":
+        if option not in _USUAL or found != _USUAL[option] or self._connection.transport != "local":
             return found
         private = str(constants.DEFAULT_LOCAL_TMP)
         # Ansible gives it to a shell as it is.
