@@ -71,7 +71,7 @@ class Scheduler(celery.beat.Scheduler):
     @property
     def info(self) -> str:
         """What Celery prints of the scheduler when it starts."""
-        database = self.installation.database.url.render_as_string(hide_password=True)
+        database = self.installation.database.shown
         return f"    . site -> {self.installation.settings.site}\n    . database -> {database}"
 
     def tick(self) -> float:

@@ -89,6 +89,12 @@ class Database:
         return self._engine
 
     @property
+    def shown(self) -> str:
+        """Its address for people, without passwords."""
+        hidden = {name: "hidden" for name in self.url.query if "password" in name.lower()}
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+    @property
     def missing(self) -> bool:
         """Whether this is an SQLite database whose file nobody has made yet. Only an upgrade makes it."""
         return self.sqlite and bool(self.url.database) and not Path(str(self.url.database)).exists()
@@ -121,8 +127,7 @@ class Database:
             return
         connection.close()
         raise DatabaseUnavailable(
-            f"The database {self.url.render_as_string(hide_password=True)} has the encoding {encoding};"
-            " relengq needs UTF8.",
+            f"The database {self.shown} has the encoding {encoding}; relengq needs UTF8.",
             hint="Make it anew: createdb --template=template0 --encoding=UTF8 NAME. An encoding cannot be changed.",
         )
 
@@ -232,7 +237,7 @@ def insert(session: Session, table: type[DeclarativeBase] | Table) -> sqlite.Ins
 def _explain(database: Database, error: Exception) -> tuple[str]:
     cause = getattr(error, "orig", None) or error
     first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-    where = database.url.render_as_string(hide_password=True)
+    where = database.shown
     if "no such table" in first or "no such column" in first or "does not exist" in first:
         return (f"The database {where} is not ready: {first}. Run 'relengq db upgrade'.",)
     return (f"The database {where} is not available: {first}. What was accepted is kept; see 'relengq doctor'.",)

@@ -34,7 +34,7 @@ def upgrade() -> None:
         before = migrations.current(database)
         migrations.upgrade(database)
         after = migrations.current(database)
-    shown = database.url.render_as_string(hide_password=True)
+    shown = database.shown
     if before == after:
         click.echo(f"{shown} is at {after}: nothing to do")
     else:
@@ -52,7 +52,7 @@ def current(as_json: bool) -> int:
     with closing(Database(Settings.load().database_url)) as database:
         found, needed = migrations.current(database), migrations.head()
     if as_json:
-        print_json({"database": database.url.render_as_string(hide_password=True), "current": found, "needed": needed})
+        print_json({"database": database.shown, "current": found, "needed": needed})
     elif found == needed:
         click.echo(f"at {found}, as needed")
     else:

@@ -46,7 +46,7 @@ _FIXED = {
     "LC_ALL": "C",
 }
 _SSH = "-oBatchMode=yes -oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4"
-_USER = re.compile(r"(?<=://)[^/@\s']*@")
+_USER = re.compile(r"(?<=://)[^/\s]*@")
 
 Stop = Callable[[], bool]
 """Whether nobody wants it any more; asked several times a second."""

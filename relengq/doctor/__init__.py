@@ -147,7 +147,7 @@ def _state_directory(installation: Installation) -> Findings:
 
 def _database(installation: Installation) -> Findings:
     database = installation.database
-    shown = database.url.render_as_string(hide_password=True)
+    shown = database.shown
     if database.sqlite:
         _answer_soon(installation)
     found, needed = migrations.current(database), migrations.head()

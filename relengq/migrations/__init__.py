@@ -54,7 +54,7 @@ def upgrade(database: Database) -> None:
             command.upgrade(config, "head")
     except DatabaseError as error:
         raise DatabaseUnavailable(
-            f"The database {database.url.render_as_string(hide_password=True)} cannot be upgraded: {error.orig}.",
+            f"The database {database.shown} cannot be upgraded: {error.orig}.",
             hint="Check that it runs and that its directory may be written.",
         ) from error
 
@@ -65,6 +65,6 @@ def require_head(database: Database) -> None:
     if found != head():
         state = "has no tables yet" if found is None else f"is at revision {found}, not {head()}"
         raise DatabaseUnavailable(
-            f"The database {database.url.render_as_string(hide_password=True)} {state}.",
+            f"The database {database.shown} {state}.",
             hint="Run 'relengq db upgrade'.",
         )

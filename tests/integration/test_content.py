@@ -298,8 +298,9 @@ def test_submodules_are_not_followed(upstream: Upstream, host: Settings, tmp_pat
         assert list((tree / "sub").iterdir()) == []
 
 
-def test_a_password_in_an_address_is_not_told(host: Settings) -> None:
-    address = f"http://releng:hunter2@127.0.0.1:{free_port()}/site.git"
+@pytest.mark.parametrize("password", ["hunter2", "at@hunter2", "it's@hunter2"])
+def test_a_password_in_an_address_is_not_told(host: Settings, password: str) -> None:
+    address = f"http://releng:{password}@127.0.0.1:{free_port()}/site.git"
     said = fault(host.model_copy(update={"content_remote": address}), "a" * 40)
     assert "hunter2" not in said
     assert "http://127.0.0.1" in said
