@@ -13,6 +13,7 @@ from datetime import datetime
 
 import psutil
 import structlog
+from celery.bootsteps import StartStopStep
 from celery.signals import (
     celeryd_after_setup,
     worker_process_init,
@@ -58,6 +59,8 @@ class Presence:
         self._queues = sorted(queues)
         self._concurrency = concurrency
         self._over = threading.Event()
+        self.told = False
+        """Whether this has been told that the worker ends."""
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
         self._commit: str | None = None
         self._look_at = 0.0
@@ -230,8 +233,25 @@ def _shutting_down(how: str = "Warm", **_: object) -> None:
     """Called in a signal handler: the database is left to a thread. The process lives until that has ended."""
     presence: Presence | None = getattr(app, "presence", None)
     if presence is not None:
+        presence.told = True
         action = presence.stopping if how == "Warm" else presence.stopped_at_once
         threading.Thread(target=action, name="presence-stopping", daemon=how == "Warm").start()
+
+
+class Leaving(StartStopStep):
+    """Celery's step by which a worker learns that it ends for another reason than a signal that Celery tells of.
+
+    That is remote control (Flower's *Shut Down*), and SIGHUP, by which Celery starts a worker anew.
+    """
+
+    def close(self, parent: WorkController) -> None:
+        """The first that happens then; afterwards Celery waits for what still plays, however long that takes."""
+        presence: Presence | None = getattr(app, "presence", None)
+        if presence is not None and not presence.told:
+            _shutting_down()
+
+
+app.steps["worker"].add(Leaving)
 
 
 @worker_shutdown.connect

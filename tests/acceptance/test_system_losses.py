@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +174,23 @@ def test_a_worker_that_is_stopped_at_once_hands_back_what_it_played(running: Sys
     assert [line.state for line in running.attempts(run_id, "first")] == ["interrupted", "succeeded"]
     assert (running.get(run_id).steps[0].failures, running.get(run_id).steps[0].losses) == (0, 0)
     assert "first twice" not in gates.ledger
+    other.stop()
+
+
+def test_a_worker_that_is_shut_down_by_remote_control_hands_back_too(running: System) -> None:
+    """As by Flower's *Shut Down*: Celery itself would wait for its plays, however long they take."""
+    worker = running.worker("four", name="shut-down")
+    gates = running.gates("shut-down")
+    run_id = running.run("chain", gates=str(gates.directory), queue="four")
+    running.reach(run_id, gates, "first start")
+    play = gates.play("first")
+    running.process("control", sys.executable, "-m", "celery", "-A", "relengq", "control", "shutdown")
+    wait_until(lambda: ended(play), PATIENCE, "the play is ended")
+    gates.open("first", "second")
+    wait_until(lambda: worker.returncode is not None, PATIENCE, "the worker ended")
+    other = running.worker("four", name="four-again")
+    running.wait(run_id, "succeeded")
+    assert [line.state for line in running.attempts(run_id, "first")] == ["interrupted", "succeeded"]
     other.stop()
 
 
