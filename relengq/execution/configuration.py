@@ -10,7 +10,7 @@ Ansible itself takes a missing inventory for an empty one and succeeds; here it 
 from __future__ import annotations
 
 import configparser
-import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,11 @@ from pathlib import Path
 from relengq.errors import AttemptFault
 from relengq.execution.pipe import CALLBACKS
 
-_PLUGIN_DEFAULT = "~/.ansible/plugins/callback:/usr/share/ansible/plugins/callback"
+_HOME_DEFAULT = "~/.ansible"
+"""Ansible's ANSIBLE_HOME."""
+_PLUGIN_DEFAULT = "{home}/plugins/callback:/usr/share/ansible/plugins/callback"
 """Ansible's DEFAULT_CALLBACK_PLUGIN_PATH."""
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 _UNPARSED_FAILED = "ANSIBLE_INVENTORY_UNPARSED_FAILED"
 _LOCALHOST = 'localhost ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"\n'
 
@@ -40,7 +43,7 @@ class AnsibleConfiguration:
         """
         named = environment.get("ANSIBLE_CONFIG")
         if named:
-            path = _resolved(named, playbooks)
+            path = _resolved(named, playbooks, environment)
             if _is(path.is_dir):
                 path /= "ansible.cfg"
             if not _is(path.is_file):
@@ -70,16 +73,20 @@ class AnsibleConfiguration:
         kept = {}
         plugins = environment.get("ANSIBLE_CALLBACK_PLUGINS")
         if plugins is None:
-            listed = self.defaults.get("callback_plugins", _PLUGIN_DEFAULT)
+            listed = self.defaults.get("callback_plugins") or _PLUGIN_DEFAULT.format(home=self._home(environment))
             base = self.path.parent if self.path else Path.cwd()
-            plugins = ":".join(str(_resolved(each, base)) for each in listed.split(":") if each.strip())
+            plugins = ":".join(str(_resolved(each, base, environment)) for each in listed.split(":") if each.strip())
         kept["ANSIBLE_CALLBACK_PLUGINS"] = f"{CALLBACKS}:{plugins}" if plugins else str(CALLBACKS)
         if "ANSIBLE_STDOUT_CALLBACK" not in environment and self.defaults.get("stdout_callback"):
-            kept["ANSIBLE_STDOUT_CALLBACK"] = self.defaults["stdout_callback"]
+            kept["ANSIBLE_STDOUT_CALLBACK"] = _unquoted(self.defaults["stdout_callback"])
         if "unparsed_is_failed" not in self.inventory:
             # An inventory that cannot be read is no empty inventory.
             kept[_UNPARSED_FAILED] = environment.get(_UNPARSED_FAILED, "True")
         return kept
+
+    def _home(self, environment: Mapping[str, str]) -> str:
+        """Where Ansible keeps things, and looks for plugins first."""
+        return environment.get("ANSIBLE_HOME") or _unquoted(self.defaults.get("home", "")) or _HOME_DEFAULT
 
     def forks(self, environment: Mapping[str, str], wanted: int | None) -> dict[str, str]:
         """The environment variable that sets the forks, where nobody else does."""
@@ -96,13 +103,13 @@ class AnsibleConfiguration:
         Raises AttemptFault when an inventory is named that does not exist.
         """
         if wanted is not None:
-            _check_inventory(wanted, playbooks)
+            _check_inventory(wanted, playbooks, environment)
             return [f"--inventory={wanted}"]
         if "ANSIBLE_INVENTORY" in environment:
-            _check_inventories(environment["ANSIBLE_INVENTORY"], playbooks)
+            _check_inventories(environment["ANSIBLE_INVENTORY"], playbooks, environment)
             return []
         if self.path is not None and self.defaults.get("inventory"):
-            _check_inventories(self.defaults["inventory"], self.path.parent)
+            _check_inventories(self.defaults["inventory"], self.path.parent, environment)
             return []
         if (playbooks / "inventory").exists():
             return ["--inventory=inventory"]
@@ -111,18 +118,18 @@ class AnsibleConfiguration:
         return [f"--inventory={local}"]
 
 
-def _check_inventories(listed: str, base: Path) -> None:
+def _check_inventories(listed: str, base: Path, environment: Mapping[str, str]) -> None:
     """Check a list of paths as ansible.cfg has it: with commas, unless the commas make it a list of hosts."""
     names = [each.strip() for each in listed.split(",") if each.strip()]
-    paths = [_resolved(each, base) for each in names]
+    paths = [_resolved(each, base, environment) for each in names]
     if listed.rstrip().endswith(",") or (len(names) > 1 and not any(_is(path.exists) for path in paths)):
         return
     for name in names:
-        _check_inventory(name, base)
+        _check_inventory(name, base, environment)
 
 
-def _check_inventory(name: str, base: Path) -> None:
-    if "," not in name and not _is(_resolved(name, base).exists):
+def _check_inventory(name: str, base: Path, environment: Mapping[str, str]) -> None:
+    if "," not in name and not _is(_resolved(name, base, environment).exists):
         raise AttemptFault(f"The inventory '{name}' does not exist in {base} on this worker.")
 
 
@@ -134,7 +141,16 @@ def _is(question: Callable[[], bool]) -> bool:
         return False
 
 
-def _resolved(name: str, base: Path) -> Path:
-    """A path as Ansible reads it: relative to the file that names it."""
-    text = os.path.expandvars(name.strip().replace("{{CWD}}", str(base)).replace("{{ CWD }}", str(base)))
+def _resolved(name: str, base: Path, environment: Mapping[str, str]) -> Path:
+    """A path as Ansible reads it in the play's environment: relative to the file that names it."""
+    text = name.strip().replace("{{CWD}}", str(base)).replace("{{ CWD }}", str(base))
+    text = _VARIABLE.sub(lambda found: environment.get(found[1] or found[2], found[0]), text)
+    if "HOME" in environment and (text == "~" or text.startswith("~/")):
+        text = environment["HOME"] + text[1:]
     return base / Path(text).expanduser()
+
+
+def _unquoted(value: str) -> str:
+    """A word of ansible.cfg without the quotes that Ansible takes away there, and not in the environment."""
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if quoted else value

@@ -39,6 +39,31 @@ def test_the_default_places_of_callbacks_stay(tmp_path: Path) -> None:
     assert kept["ANSIBLE_CALLBACK_PLUGINS"].endswith("/.ansible/plugins/callback:/usr/share/ansible/plugins/callback")
 
 
+def test_the_home_of_ansible_is_where_callbacks_are_by_default(tmp_path: Path) -> None:
+    found = project(tmp_path, "[defaults]\nhome = own\n")
+    assert found.callbacks({})["ANSIBLE_CALLBACK_PLUGINS"].startswith(f"{CALLBACKS}:{tmp_path}/own/plugins/callback:")
+    kept = found.callbacks({"ANSIBLE_HOME": "/srv/ansible"})
+    assert kept["ANSIBLE_CALLBACK_PLUGINS"].startswith(f"{CALLBACKS}:/srv/ansible/plugins/callback:")
+
+
+def test_paths_are_read_in_the_environment_of_the_play(tmp_path: Path) -> None:
+    (tmp_path / "hosts").touch()
+    environment = {"SITE": str(tmp_path), "HOME": str(tmp_path)}
+    for place in ("$SITE", "${SITE}", "~"):
+        found = project(tmp_path, f"[defaults]\ncallback_plugins = {place}/own:$OTHER\ninventory = {place}/hosts\n")
+        assert (
+            found.callbacks(environment)["ANSIBLE_CALLBACK_PLUGINS"] == f"{CALLBACKS}:{tmp_path}/own:{tmp_path}/$OTHER"
+        )
+        assert inventory(found, None, tmp_path, **environment) == []
+        assert inventory(found, f"{place}/hosts", tmp_path, **environment) == [f"--inventory={place}/hosts"]
+        assert inventory(found, None, tmp_path, ANSIBLE_INVENTORY=f"{place}/hosts", **environment) == []
+
+
+def test_quotes_around_a_word_are_none_of_it(tmp_path: Path) -> None:
+    found = project(tmp_path, "[defaults]\nstdout_callback = 'minimal'\n")
+    assert found.callbacks({})["ANSIBLE_STDOUT_CALLBACK"] == "minimal"
+
+
 def test_a_configuration_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(AttemptFault, match=r"configuration .*/no\.cfg does not exist"):
         AnsibleConfiguration.find(tmp_path, {"ANSIBLE_CONFIG": "no.cfg"})
