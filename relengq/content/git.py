@@ -83,30 +83,28 @@ def long(
             bound(line), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
             env={**environment(), **(given or {})},
         )  # fmt: skip
-        code = await_end([process], until, stop)
+        code = _await_end(process, until, stop)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(line), code, out.read(), err.read())
 
 
-def await_end(processes: Sequence[subprocess.Popen[bytes]], until: float, stop: Stop) -> int:
-    """Wait for all of them; the first exit code that is not 0, or why they were killed."""
+def _await_end(process: subprocess.Popen[bytes], until: float, stop: Stop) -> int:
+    """Wait for it; its exit code, or why it was killed."""
     try:
-        for process in processes:
-            while process.poll() is None:
-                if stop():
-                    return STOPPED
-                if time.monotonic() > until:
-                    return TIMED_OUT
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_LOOK_SECONDS)
-        return next((process.returncode for process in processes if process.returncode), 0)
+        while process.poll() is None:
+            if stop():
+                return STOPPED
+            if time.monotonic() > until:
+                return TIMED_OUT
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_SECONDS)
+        return process.returncode
     finally:
-        for process in processes:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def command(directory: Path, *arguments: str) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +23,6 @@ from relengq.engine.execute import execute
 from relengq.engine.orders import warm_directory
 from relengq.errors import AttemptFault, InputFault
 from relengq.execution import Outcome, PlayOrder, Warm, play
-from relengq.execution.servers import running
 from relengq.inputs import check_inputs
 from relengq.logs import read
 from relengq.settings import POOL_VARIABLE
@@ -36,6 +34,7 @@ from tests.support import release_programs
 from tests.support.composes import PLAYBOOKS
 from tests.support.plays import Collected, never
 from tests.support.release_programs import BUILD, World
+from tests.support.warm import end_servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WORKFLOWS = sorted(path.stem for path in (PLAYBOOKS / "workflows").glob("*.yml"))
@@ -167,8 +166,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         bench = Bench(site, top / "state")
         made = Stage(top, bench, world)
         yield made
-        for server in running(made.warm.directory):
-            os.kill(server, signal.SIGKILL)
+        end_servers(made.warm)
         bench.close()
 
 

@@ -121,7 +121,12 @@ def own_site(directory: Path) -> Iterator[Site]:
     site = Site(directory)
     site.file("fine.yml", PLAY + "    - debug: {msg: fine}\n")
     yield site
-    for pid in site.servers():
+    end_servers(site.warm)
+
+
+def end_servers(warm: Warm) -> None:
+    """End the servers that plays have started."""
+    for pid in running(warm.directory):
         os.kill(pid, signal.SIGKILL)
 
 
