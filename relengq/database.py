@@ -153,6 +153,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A session whose changes are committed at the end, or not at all."""
         with self._session({"relengq_write": True}) as session:
+            session.connection()  # begins it, and what time it is is asked when this is the one that writes
             yield session
             for addition in self.before_commit:
                 addition(session)

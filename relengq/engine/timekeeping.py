@@ -106,7 +106,6 @@ class Timekeeper:
         self._owes_until = self._owes_until or time.monotonic() + self._lease
         database = self._installation.database
         with database.write() as session:
-            session.connection()  # SQLite has one writer at a time: the time is asked for when it is this one
             now = database.now(session)
             since = self._set_back or now - _UNWATCHED
             whole = put_back(session, now, since, timedelta(seconds=self._lease))

@@ -112,8 +112,7 @@ def test_a_worker_that_freezes_loses_its_play_before_another_begins(running: Sys
     run_id = running.run("chain", gates=str(gates.directory), queue="one")
     running.reach(run_id, gates, "first start")
     play = gates.play("first")
-    with running.installation.database.write():  # so that the worker does not stand still with SQLite's write lock
-        os.killpg(worker.pid, signal.SIGSTOP)
+    worker.freeze(running.installation.database)
     try:
         other = running.worker("one", name="one-again")
         running.reach(run_id, gates, "first start", times=2)
@@ -121,7 +120,7 @@ def test_a_worker_that_freezes_loses_its_play_before_another_begins(running: Sys
         gates.open("first", "second")
         running.wait(run_id, "succeeded")
     finally:
-        os.killpg(worker.pid, signal.SIGCONT)
+        worker.thaw()
     worker.wait_for_log("attempt.taken_away", PATIENCE)
     assert [line.state for line in running.attempts(run_id, "first")] == ["lost", "succeeded"]
     assert gates.ledger == ["first start", "first start", "first end", "second start", "second end"]

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -88,24 +86,6 @@ class World:
         what = f"{count} more fires; the clocks say {[beat.log for beat in self.beats]}"
         wait_until(lambda: dealt_with() >= before + count, 40, what)
 
-    def pause(self, beat: Beat) -> None:
-        """SIGSTOP between two transactions: within one, the clock would keep SQLite's write lock to itself."""
-        path = str(self.installation.database.url.database)
-
-        def paused() -> bool:
-            beat.signal(signal.SIGSTOP)
-            connection = sqlite3.connect(path, timeout=0.1, isolation_level=None)
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                beat.signal(signal.SIGCONT)
-                return False
-            finally:
-                connection.close()
-            return True
-
-        wait_until(paused)
-
     def check_every_second_once(self) -> None:
         runs, fires = self.runs(), self.fires()
         first = fires[0].due_at
@@ -120,7 +100,7 @@ def world(site: Path, sqlite_url: str, redis_server: RedisServer) -> Iterator[Wo
     world = World(site, sqlite_url, redis_server.url)
     yield world
     for beat in world.beats:
-        beat.signal(signal.SIGCONT)
+        beat.thaw()
         beat.stop()
     world.installation.database.close()
 
@@ -168,9 +148,9 @@ def test_clocks_that_are_killed_and_stopped_start_every_second_once(world: World
     world.wait_for_more(2)
 
     first.start()
-    world.pause(second)
+    second.freeze(world.installation.database)
     wait_until(led_by(first), 30, "the restarted one leads")
-    second.signal(signal.SIGCONT)
+    second.thaw()
     world.wait_for_more(3)
     assert led_by(first)(), "the one that woke does not take over"
     world.check_every_second_once()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from relengq.database import Database
 from relengq.processes import bound
 from tests.support.waiting import wait_until
 
@@ -34,6 +35,10 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:  # just now
         return False
+
+
+def _stopped(process: psutil.Process) -> bool:
+    return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -118,6 +123,21 @@ class Process:
         """Send a signal to the process alone."""
         if self.running:
             os.kill(self.pid, number)
+
+    def freeze(self, database: Database) -> None:
+        """SIGSTOP for the whole group between two writes: in one, it would keep SQLite's write lock to itself."""
+        with database.write():
+            os.killpg(self.pid, signal.SIGSTOP)
+            wait_until(lambda: all(map(_stopped, self._group())), what="all of it is stopped")
+
+    def thaw(self) -> None:
+        """Let a group that is frozen go on."""
+        if self.running:
+            os.killpg(self.pid, signal.SIGCONT)
+
+    def _group(self) -> list[psutil.Process]:
+        leader = psutil.Process(self.pid)
+        return [each for each in (leader, *leader.children(recursive=True)) if os.getpgid(each.pid) == self.pid]
 
     def kill(self) -> None:
         """SIGKILL for the whole group, as when a host loses its power."""
